@@ -1,0 +1,1 @@
+"""Machines to build a site on, and the processes started on them."""

@@ -1,0 +1,1 @@
+"""Mobility between sites: pairing, the interconnect, and migrations as durable workflows."""

@@ -1,0 +1,1 @@
+"""Two sites on one machine, and the guest that is moved between them."""

@@ -1,0 +1,1 @@
+"""Datastore engines: where VM files live, and how a disk of theirs becomes a QEMU block node."""
