@@ -107,9 +107,7 @@ class HostClient:
         return await self._call("GET", "/datastores", list[Datastore])
 
     async def list_files(self, datastore: str, directory: str = "") -> list[DatastoreFile]:
-        return await self._call(
-            "GET", f"/datastores/{quote(datastore)}/list/{quote(directory)}", list[DatastoreFile]
-        )
+        return await self._call("GET", f"/datastores/{quote(datastore)}/list/{quote(directory)}", list[DatastoreFile])
 
     async def make_directory(self, datastore: str, directory: str) -> None:
         await self._call("PUT", f"/datastores/{quote(datastore)}/directories/{quote(directory)}", None)
@@ -123,9 +121,7 @@ class HostClient:
         body: object = content
         if isinstance(content, Path):
             body = _chunks(content)
-        await self._call(
-            "PUT", f"/datastores/{quote(datastore)}/files/{quote(path)}", None, body, extra_time=3600
-        )
+        await self._call("PUT", f"/datastores/{quote(datastore)}/files/{quote(path)}", None, body, extra_time=3600)
 
     async def download(self, datastore: str, path: str) -> AsyncIterator[bytes]:
         async with self._open().get(
@@ -170,17 +166,13 @@ class HostClient:
 
     async def power(self, vm: str, operation: PowerOperation) -> VmState:
         """Answered when the VM is in its new state (for guest operations: when the guest was asked)."""
-        return await self._call(
-            "POST", f"/vms/{vm}/power", VmState, Power(operation=operation), extra_time=240
-        )
+        return await self._call("POST", f"/vms/{vm}/power", VmState, Power(operation=operation), extra_time=240)
 
     async def create_snapshot(self, vm: str, request: CreateSnapshot) -> Snapshot:
         return await self._call("POST", f"/vms/{vm}/snapshots", Snapshot, request, extra_time=540)
 
     async def rename_snapshot(self, vm: str, snapshot: int, name: str, description: str) -> None:
-        await self._call(
-            "PUT", f"/vms/{vm}/snapshots/{snapshot}", None, {"name": name, "description": description}
-        )
+        await self._call("PUT", f"/vms/{vm}/snapshots/{snapshot}", None, {"name": name, "description": description})
 
     async def revert_snapshot(self, vm: str, snapshot: int) -> VmState:
         return await self._call("POST", f"/vms/{vm}/snapshots/{snapshot}/revert", VmState, extra_time=240)
@@ -219,9 +211,7 @@ class HostClient:
 
     async def vmotion(self, vmotion: str, seen: int = -1, wait: float = 0) -> Vmotion:
         """A move's state; with `wait`, as soon as its `seq` is beyond `seen`."""
-        return await self._call(
-            "GET", f"/vmotion/{vmotion}?seen={seen}&wait={wait}", Vmotion, extra_time=wait
-        )
+        return await self._call("GET", f"/vmotion/{vmotion}?seen={seen}&wait={wait}", Vmotion, extra_time=wait)
 
     async def abort_vmotion(self, vmotion: str) -> Vmotion:
         """Give a move up. At the source: until the switchover. At the target: until the VM runs here; the answer
@@ -251,9 +241,7 @@ class HostClient:
             arguments["data"] = body
         timeout = aiohttp.ClientTimeout(total=_CALL_TIMEOUT + extra_time, sock_connect=10)
         try:
-            async with self._open().request(
-                method, self._base + path, timeout=timeout, **arguments
-            ) as response:
+            async with self._open().request(method, self._base + path, timeout=timeout, **arguments) as response:
                 await _raise_for(response)
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

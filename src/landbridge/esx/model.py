@@ -19,9 +19,7 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-Uuid = Annotated[
-    str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
-]
+Uuid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
 Mac = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 # `[datastore] folder/file`; what it may climb to is checked where it is resolved.
 DatastorePath = Annotated[str, StringConstraints(pattern=re.compile(r"^\[[^\[\]/\n]+\] ?[^\n\x00]*$"))]

@@ -160,15 +160,11 @@ class Authority:
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
             )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
 
-    def _store(
-        self, directory: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
-    ) -> Identity:
+    def _store(self, directory: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> Identity:
         pem = certificate.public_bytes(serialization.Encoding.PEM)
         write_private(directory / "key.pem", _key_pem(key))
         write_private(directory / "bundle.pem", pem + _key_pem(key))

@@ -85,7 +85,7 @@ class Identity:
 def peer_name(connection: ssl.SSLObject | ssl.SSLSocket) -> PeerName:
     """Who is at the other end of an established mutual TLS connection; TrustError if it does not say."""
     certificate = connection.getpeercert() or {}
-    for kind, value in certificate.get("subjectAltName", ()):
-        if kind == "URI" and isinstance(value, str):
-            return PeerName.from_uri(value)
+    for name in certificate.get("subjectAltName", ()):
+        if name[0] == "URI" and isinstance(name[1], str):
+            return PeerName.from_uri(name[1])
     raise TrustError("the peer's certificate does not name a landbridge component")
