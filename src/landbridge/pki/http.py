@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from landbridge.pki.identity import PeerName, TrustError, peer_name
 
@@ -18,7 +19,7 @@ def caller(request: web.Request) -> PeerName:
     return peer_name(tls)
 
 
-def allow_roles(site: str, *roles: str) -> Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]]:
+def allow_roles(site: str, *roles: str) -> Middleware:
     """A middleware that lets in components of `site` with one of `roles`, and answers 403 to all others."""
 
     @web.middleware

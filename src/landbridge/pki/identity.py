@@ -24,7 +24,7 @@ class PeerName:
 
     def uri(self) -> str:
         """The form it has in a certificate's alternative names: `landbridge://site/role/name`."""
-        return f"{_SCHEME}://{quote(self.site)}/{quote(self.role)}/{quote(self.name)}"
+        return f"{_SCHEME}://{quote(self.site, safe='')}/{quote(self.role, safe='')}/{quote(self.name, safe='')}"
 
     @classmethod
     def from_uri(cls, uri: str) -> "PeerName":
