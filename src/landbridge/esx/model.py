@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from landbridge.relay.endpoint import Endpoint as Endpoint
+
 
 class Model(BaseModel):
     """Every shape refuses fields it does not know: a misspelt option must not pass in silence."""
@@ -306,14 +308,6 @@ class RelocateStorage(Model):
 
 
 # --------------------------------------------------------------------------------------------- jobs, vMotion
-
-
-class Endpoint(Model):
-    """Where a stream is reached: mutual TLS to `address`:`port`, `name` as SNI and in the peer's certificate."""
-
-    address: str
-    port: int
-    name: str
 
 
 class Progress(Model):

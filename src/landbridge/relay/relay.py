@@ -1,0 +1,300 @@
+"""The relay of a host or an interconnect appliance: one HAProxy process that outlives who started it."""
+
+import asyncio
+import ipaddress
+import os
+import re
+import secrets
+import select
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from landbridge.relay.admin import Admin, AdminError
+from landbridge.relay.config import BYTES_TABLE, Layout, Side, inbound_slots, outbound_slots, render
+from landbridge.relay.endpoint import Endpoint
+
+_STREAM = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+_NAME = re.compile(r"^[a-z0-9.-]{1,253}$")
+_START_TIMEOUT = 20.0  # seconds; HAProxy starts in 0.1 s on an idle machine
+_SOCKET_PATH_LIMIT = 107
+
+
+class RelayError(Exception):
+    """The relay can not do what was asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Bytes a stream carried: `received` came in where it was asked for, `sent` went back."""
+
+    received: int
+    sent: int
+
+
+def stream_name(move: str, channel: str) -> str:
+    """A name for a stream that knowing the move's id does not give away; one DNS label."""
+    prefix = re.sub(r"[^a-z0-9]", "", move.lower())[:12] or "s"
+    return f"{prefix}-{secrets.token_hex(12)}-{channel}"[:63]
+
+
+class Relay:
+    """Carries named streams between UNIX sockets of this machine and TCP ports of others.
+
+    What is open lives in HAProxy alone: a restarted owner that calls `start` finds the process and its streams.
+    """
+
+    def __init__(self, directory: Path, sides: list[Side], slots: int = 64) -> None:
+        """`directory` is for sockets and configuration (short, ours alone). `slots`: streams at once, a direction."""
+        self._layout = Layout(directory)
+        self._sides = {side.name: side for side in sides}
+        self._slots = slots
+        self._admin = Admin(self._layout.admin)
+        self._lock = asyncio.Lock()
+        self._reaper: asyncio.Task[int] | None = None
+
+    # ---------------------------------------------------------------------------------- the process
+
+    async def start(self) -> None:
+        """Find our HAProxy or start it; if sides or certificates changed, start it anew, which ends its streams."""
+        async with self._lock:
+            self._check()
+            wanted = render(self._layout, list(self._sides.values()), self._slots)
+            if await self._alive():
+                if self._layout.config.exists() and self._layout.config.read_text() == wanted:
+                    return
+                await self._stop()
+            await self._launch(wanted)
+
+    async def stop(self) -> None:
+        """End HAProxy and with it every stream."""
+        async with self._lock:
+            await self._stop()
+
+    async def alive(self) -> bool:
+        return await self._alive()
+
+    def _check(self) -> None:
+        longest = max(len(os.fsencode(self._layout.socket(f"{name}000"))) for name in ["admin", "in", *self._sides])
+        if longest > _SOCKET_PATH_LIMIT - 20:
+            # HAProxy binds UNIX sockets under a temporary name that is longer.
+            raise RelayError(f"{self._layout.directory} is too long for UNIX sockets; use a directory near /run")
+        for side in self._sides.values():
+            if not re.fullmatch(r"[a-z]{1,12}", side.name) or side.name in ("in", "admin"):
+                raise RelayError(f"{side.name!r} does not name a side: up to twelve letters, not `in` or `admin`")
+
+    async def _alive(self) -> bool:
+        try:
+            await self._admin.pid()
+        except AdminError:
+            return False
+        return True
+
+    async def _launch(self, config: str) -> None:
+        layout = self._layout
+        layout.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        layout.directory.chmod(0o700)
+        for file in [layout.names, *(layout.routes(side) for side in self._sides)]:
+            file.write_text("")
+        layout.config.write_text(config)
+        layout.config.chmod(0o600)
+        descriptor = os.open(layout.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "haproxy",
+                "-db",
+                "-f",
+                str(layout.config),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                start_new_session=True,  # what ends our process group must not end the streams
+            )
+        finally:
+            os.close(descriptor)
+        self._reaper = asyncio.create_task(process.wait(), name="relay-reaper")
+        deadline = asyncio.get_running_loop().time() + _START_TIMEOUT
+        while not await self._alive():
+            if process.returncode is not None:
+                tail = layout.log.read_text(errors="replace")[-800:]
+                raise RelayError(f"HAProxy ended with {process.returncode}: {tail}")
+            if asyncio.get_running_loop().time() > deadline:
+                process.kill()
+                raise RelayError(f"HAProxy did not open {layout.admin} within {_START_TIMEOUT:.0f} s")
+            await asyncio.sleep(0.02)
+
+    async def _stop(self) -> None:
+        try:
+            pid = await self._admin.pid()
+        except AdminError:
+            return
+        # The process that answered on our socket is ours; a handle on it rules out that its number is used again.
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            if not await asyncio.to_thread(_ended, handle, 5.0):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                await asyncio.to_thread(_ended, handle, 5.0)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(handle)
+        self._layout.admin.unlink(missing_ok=True)
+
+    # ---------------------------------------------------------------------------------- streams
+
+    def endpoint(self, side: str, stream: str) -> Endpoint:
+        """How others reach `stream` on `side`."""
+        where = self._side(side)
+        return Endpoint(address=where.address, port=where.port, name=f"{_checked(stream)}.{where.suffix}")
+
+    async def expose(self, side: str, stream: str) -> Path:
+        """Let `stream` in on `side`; returns the UNIX socket where somebody has to listen for it.
+
+        Asked again for the same stream, the answer is the same.
+        """
+        name = self.endpoint(side, stream).name
+        async with self._lock:
+            routes = await self._map(self._layout.routes(side))
+            slot = routes.get(name)
+            if slot is None:
+                taken = set[str]()
+                for other in self._sides:
+                    taken |= set((await self._map(self._layout.routes(other))).values())
+                slot = _free(inbound_slots(self._slots), taken, "inbound")
+                self._layout.socket(slot).unlink(missing_ok=True)
+                await self._order(f"add map {self._layout.routes(side)} {name} {slot}")
+            return self._layout.socket(slot)
+
+    async def dial(self, side: str, endpoint: Endpoint) -> Path:
+        """A UNIX socket that leads to `endpoint`, out of `side`; each connection to it is one of its own.
+
+        Who answers there must show a certificate of the side's authority that carries `endpoint.name`; if not, the
+        connection is closed. Asked again for the same endpoint, the answer is the same.
+        """
+        async with self._lock:
+            return self._layout.socket(await self._outbound(side, endpoint))
+
+    async def forward(self, in_side: str, stream: str, out_side: str, to: Endpoint) -> Endpoint:
+        """Lead `stream`, let in on `in_side`, to `to`, out of `out_side`; returns how others reach it."""
+        here = self.endpoint(in_side, stream)
+        async with self._lock:
+            slot = await self._outbound(out_side, to)
+            routes = await self._map(self._layout.routes(in_side))
+            if routes.get(here.name) not in (None, slot):
+                raise RelayError(f"{here.name} leads elsewhere already: close it first")
+            if here.name not in routes:
+                await self._order(f"add map {self._layout.routes(in_side)} {here.name} {slot}")
+        return here
+
+    async def close(self, stream: str) -> None:
+        """Close a stream by its name or its endpoint's: no new connection, and those it has end.
+
+        Closes it in every role it has here: exposed, dialled, forwarded. A stream nobody knows is no error.
+        """
+        async with self._lock:
+            slots = set[str]()
+            orders = list[str]()
+            for side in self._sides:
+                file = self._layout.routes(side)
+                for name, slot in (await self._map(file)).items():
+                    if _is(stream, name):
+                        orders.append(f"del map {file} {name}")
+                        slots.add(slot)
+            for slot, name in (await self._map(self._layout.names)).items():
+                if slot in slots or _is(stream, name):
+                    orders.append(f"del map {self._layout.names} {slot}")
+                    slots.add(slot)
+            orders += [f"shutdown sessions server {slot}/s" for slot in sorted(slots)]
+            if orders:
+                await self._order(*orders)
+
+    async def streams(self) -> set[str]:
+        """The full names of all streams that are open: exposed, forwarded (both names), dialled."""
+        names = set((await self._map(self._layout.names)).values())
+        for side in self._sides:
+            names |= set(await self._map(self._layout.routes(side)))
+        return names
+
+    async def counters(self) -> dict[str, Counters]:
+        """Bytes carried by each stream of the last day, by the full name it was asked for here.
+
+        HAProxy counts when it wakes a stream, which under steady flow may be as late as the end of a connection.
+        """
+        carried = {}
+        for line in (await self._ask(f"show table {BYTES_TABLE}")).splitlines():
+            # 0x...: key=NAME use=0 exp=... bytes_in_cnt=1 bytes_out_cnt=2
+            fields = dict(field.split("=", 1) for field in line.split() if "=" in field)
+            if "key" in fields:
+                carried[fields["key"]] = Counters(int(fields["bytes_in_cnt"]), int(fields["bytes_out_cnt"]))
+        return carried
+
+    # ---------------------------------------------------------------------------------- inside
+
+    def _side(self, name: str) -> Side:
+        side = self._sides.get(name)
+        if side is None:
+            raise RelayError(f"the relay has no side {name!r}; it has {', '.join(sorted(self._sides))}")
+        return side
+
+    async def _outbound(self, side: str, endpoint: Endpoint) -> str:
+        self._side(side)
+        address = ipaddress.ip_address(endpoint.address)
+        name = endpoint.name.lower()
+        if not _NAME.match(name) or not 0 < endpoint.port < 65536:
+            raise RelayError(f"{endpoint!r} is not where a stream can be reached")
+        names = await self._map(self._layout.names)
+        ours = outbound_slots(side, self._slots)
+        for slot, known in names.items():
+            if known == name and slot in ours:
+                return slot
+        slot = _free(ours, set(names), "outbound")
+        await self._order(
+            f"set server {slot}/s addr {address} port {endpoint.port}", f"add map {self._layout.names} {slot} {name}"
+        )
+        return slot
+
+    async def _map(self, file: Path) -> dict[str, str]:
+        try:
+            return await self._admin.map(file)
+        except AdminError as error:
+            raise RelayError(str(error)) from error
+
+    async def _order(self, *commands: str) -> None:
+        try:
+            await self._admin.order(*commands)
+        except AdminError as error:
+            raise RelayError(str(error)) from error
+
+    async def _ask(self, command: str) -> str:
+        try:
+            return await self._admin.ask(command)
+        except AdminError as error:
+            raise RelayError(str(error)) from error
+
+
+def _checked(stream: str) -> str:
+    if not _STREAM.match(stream):
+        raise RelayError(f"{stream!r} is no stream name: one DNS label of lower-case letters, digits and hyphens")
+    return stream
+
+
+def _is(stream: str, name: str) -> bool:
+    return name == stream or name.partition(".")[0] == stream
+
+
+def _free(slots: list[str], taken: set[str], direction: str) -> str:
+    for slot in slots:
+        if slot not in taken:
+            return slot
+    raise RelayError(f"all {len(slots)} {direction} streams of the relay are in use: wait until another move ends")
+
+
+def _ended(handle: int, timeout: float) -> bool:
+    """Whether the process of a pidfd ends within `timeout` seconds."""
+    poller = select.poll()
+    poller.register(handle, select.POLLIN)
+    return bool(poller.poll(timeout * 1000))
