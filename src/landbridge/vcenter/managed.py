@@ -1,0 +1,207 @@
+"""What every live managed object has: a reference, properties with versions, durable facts, methods found by name.
+
+A class is a managed object type of the vSphere API. `PowerOnVM_Task` of the API is `async def power_on_vm_task`
+here (`snake_case` says how names map), so adding a method is adding a function:
+
+    class VirtualMachine(Entity):
+        kind = vim.VirtualMachine
+        prefix = "vm"
+
+        async def power_on_vm_task(self, call: Call, host: vim.HostSystem | None = None) -> vim.Task:
+            return await self.inventory.tasks.start(call, self, "VirtualMachine.powerOn", self._power_on)
+
+Parameters arrive by keyword, as pyVmomi's objects: an absent one is None, an absent array is empty. A name that is a
+Python keyword or builtin ends in an underscore (`type_`, `filter_`).
+"""
+
+import builtins
+import keyword
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pyVmomi import vim
+from pyVmomi.VmomiSupport import ManagedObject
+
+if TYPE_CHECKING:
+    from landbridge.vcenter.inventory import Inventory
+
+_WORD = re.compile(r"([A-Z]+)([A-Z][a-z])|([a-z0-9])([A-Z])")
+# By the API's type: the class that implements it. Filled as modules of `vcenter.objects` are imported.
+IMPLEMENTATIONS: dict[type, "type[Managed]"] = {}
+
+
+@cache
+def snake_case(name: str) -> str:
+    """A name of the API in Python's way: `AddDVPortgroup_Task` is `add_dv_portgroup_task`, `type` is `type_`."""
+    snake = _WORD.sub(lambda m: f"{m[1]}_{m[2]}" if m[1] else f"{m[3]}_{m[4]}", name)
+    snake = _WORD.sub(lambda m: f"{m[1]}_{m[2]}" if m[1] else f"{m[3]}_{m[4]}", snake).lower()
+    return f"{snake}_" if keyword.iskeyword(snake) or hasattr(builtins, snake) else snake
+
+
+class Managed:
+    """One live managed object.
+
+    `facts` is its durable part, plain JSON, which `save` writes through to the store. Properties are what clients
+    read: pyVmomi values, set by `set`, rebuilt from the facts when vCenter starts. Values are never changed in place:
+    build a new one and `set` it, or nobody learns of the change.
+    """
+
+    kind: ClassVar[type]
+    prefix: ClassVar[str] = ""
+    # False: lives as long as its session or this process, and is not in the store.
+    durable: ClassVar[bool] = True
+    # What properties are unless set: shared by all objects of the class.
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "kind" in cls.__dict__:
+            IMPLEMENTATIONS[cls.kind] = cls
+        inherited: dict[str, Any] = {}
+        for base in reversed(cls.__mro__[1:]):
+            inherited.update(base.__dict__.get("defaults", {}))
+        cls.defaults = {**inherited, **cls.__dict__.get("defaults", {})}
+
+    def __init__(self, inventory: "Inventory", moid: str, facts: dict[str, Any] | None = None) -> None:
+        self.inventory = inventory
+        self.moid = moid
+        self.facts: dict[str, Any] = {} if facts is None else facts
+        self.ref: ManagedObject = self.kind(moid, None)
+        # The inventory's version at the last change of any property.
+        self.version = 0
+        self._properties: dict[str, Any] = {}
+        self._lazy: dict[str, Callable[[], Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"<{self.kind.__name__} {self.moid}>"
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def restored(self) -> None:
+        """Called once after a start of vCenter, when all objects are there: rebuild the properties from the facts."""
+
+    async def save(self) -> None:
+        """Write the facts through to the store; returns when they are durable."""
+        await self.inventory.save(self)
+
+    def child_added(self, child: "Managed") -> None:
+        """An object whose parent this is was added (or moved here)."""
+
+    def child_removed(self, child: "Managed") -> None:
+        """An object whose parent this was is gone (or moved away)."""
+
+    # -- properties -------------------------------------------------------------------------------------
+
+    def set(self, **properties: Any) -> None:
+        """Give properties new values: data objects, primitives, references, lists of them, or None for unset.
+
+        A value equal to the one before is no change. Otherwise the version grows and waiting collectors wake.
+        """
+        changed = False
+        for name, value in properties.items():
+            self._lazy.pop(name, None)
+            if name in self._properties and same(self._properties[name], value):
+                continue
+            self._properties[name] = value
+            changed = True
+        if changed:
+            self.inventory.touch(self)
+
+    def value(self, name: str) -> Any:
+        """A top-level property's value, None if unset. KeyError if the type has no such property."""
+        if name in self._properties:
+            return self._properties[name]
+        if (function := self._lazy.get(name)) is not None:
+            value = self._properties[name] = function()
+            return value
+        if name in self.defaults:
+            return self.defaults[name]
+        if name not in property_names(self.kind):
+            raise KeyError(name)
+        return None
+
+    def lazy(self, name: str, function: Callable[[], Any]) -> None:
+        """A property computed when somebody asks, kept until `invalidate`."""
+        self._lazy[name] = function
+        self._properties.pop(name, None)
+
+    def invalidate(self, *names: str) -> None:
+        """Forget what lazy properties were; who waits for changes of this object looks again."""
+        for name in names:
+            if name in self._lazy:
+                self._properties.pop(name, None)
+        self.inventory.touch(self)
+
+
+class Entity(Managed):
+    """A managed entity: has a name and a parent, both facts (`name`, `parent`: the parent's moId or None)."""
+
+    defaults: ClassVar[dict[str, Any]] = {
+        "overallStatus": "green",
+        "configStatus": "green",
+        "alarmActionsEnabled": True,
+        "effectiveRole": [-1],
+    }
+
+    def __init__(self, inventory: "Inventory", moid: str, facts: dict[str, Any] | None = None) -> None:
+        super().__init__(inventory, moid, facts)
+        self._properties["name"] = self.facts.get("name", "")
+        self._properties["parent"] = self._parent_ref()
+
+    @property
+    def name(self) -> str:
+        return str(self.facts.get("name", ""))
+
+    @property
+    def parent(self) -> Managed | None:
+        moid = self.facts.get("parent")
+        return self.inventory.objects.get(moid) if moid else None
+
+    async def rename(self, name: str) -> None:
+        """Take another name, in the facts and as a property."""
+        self.facts["name"] = name
+        await self.save()
+        self.set(name=name)
+
+    async def move_to(self, parent: Managed) -> None:
+        """Become a child of `parent`; both parents are told."""
+        before = self.parent
+        self.facts["parent"] = parent.moid
+        await self.save()
+        if before is not None:
+            before.child_removed(self)
+        self.set(parent=self._parent_ref())
+        parent.child_added(self)
+
+    def ancestor(self, kind: type) -> "Entity | None":
+        """The nearest entity of `kind` above this one (or this one itself)."""
+        here: Managed | None = self
+        while isinstance(here, Entity):
+            if issubclass(here.kind, kind):
+                return here
+            here = here.parent
+        return None
+
+    def _parent_ref(self) -> vim.ManagedEntity | None:
+        parent = self.parent
+        return parent.ref if parent is not None else None
+
+
+@cache
+def property_names(kind: type) -> frozenset[str]:
+    """The names of all properties a managed object type has, inherited ones too."""
+    return frozenset(info.name for info in kind._GetPropertyList())  # type: ignore[attr-defined]
+
+
+def same(old: Any, new: Any) -> bool:
+    """Whether two property values are equal; pyVmomi's own `==` fails for some pairs of unlike types."""
+    if old is new:
+        return True
+    if old is None or new is None or isinstance(old, list) is not isinstance(new, list):
+        return False
+    try:
+        return type(old) is type(new) and bool(old == new)
+    except AttributeError:
+        return False
