@@ -102,6 +102,7 @@ class Relay:
         try:
             process = await asyncio.create_subprocess_exec(
                 "haproxy",
+                "-q",
                 "-db",
                 "-f",
                 str(layout.config),

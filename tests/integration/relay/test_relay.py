@@ -30,6 +30,15 @@ async def answer_through(path: Path, data: bytes = b"hello") -> bytes:
             writer.close()
 
 
+async def counted(relay: Relay, name: str, expected: Counters) -> None:
+    """Wait until the relay counts `expected` bytes: it does so when a connection ends."""
+    for _ in range(200):
+        if (await relay.counters())[name] == expected:
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail(f"{(await relay.counters())[name]} instead of {expected}")
+
+
 async def pid_of(relay: Relay) -> int:
     return await Admin(relay._layout.admin).pid()
 
@@ -45,9 +54,7 @@ async def test_a_stream_goes_from_a_unix_socket_to_a_unix_socket(make_relay: Mak
         writer.write(data)
         assert await reader.readexactly(len(data)) == data
         writer.close()
-        name = target.endpoint("site", stream).name
-        while (await target.counters())[name] != Counters(len(data), len(data)):
-            await asyncio.sleep(0.05)
+        await counted(target, target.endpoint("site", stream).name, Counters(len(data), len(data)))
 
 
 async def test_a_chain_of_relays_carries_a_stream(make_relay: MakeRelay, echo: Echo) -> None:
