@@ -54,6 +54,8 @@ class VirtualMachine:
         self.invalid: str | None = None
         # Visible to others; false while the VM is being moved here.
         self.listed = True
+        # The files are another host's too, which runs the VM: nothing is written.
+        self.files_shared = False
         # Numbers of an earlier life of the agent must not come again: who holds one would change unseen what it saw.
         self.version = int(time.time() * 1000)
         # Awaited when QEMU ended by itself or by the guest's wish.
@@ -88,6 +90,11 @@ class VirtualMachine:
         return self.vmx.parent
 
     @property
+    def vmx_path(self) -> str:
+        """The datastore path of the VMX file. (That of a VM whose datastore is away is all there is of it.)"""
+        return self.host.datastores.path_of(self.vmx) if self.vmx.is_absolute() else str(self.vmx)
+
+    @property
     def power_state(self) -> PowerState:
         return power_state(self.life)
 
@@ -109,7 +116,7 @@ class VirtualMachine:
             stats = stats.model_copy(update={"uptime_seconds": max(0, int(time.time() - self.boot_time))})
         return VmState(
             config=self.config,
-            vmx=self.host.datastores.path_of(self.vmx),
+            vmx=self.vmx_path,
             power_state=self.power_state,
             boot_time=self.boot_time,
             snapshots=self.snapshots,
@@ -132,7 +139,8 @@ class VirtualMachine:
         """Write the VMX file, with a new configuration if one is given."""
         if config is not None:
             self.file.config = config
-        write_vmx(self.host, self.vmx, self.file)
+        if not self.files_shared:
+            write_vmx(self.host, self.vmx, self.file)
 
     async def disk_node(self, key: int) -> str:
         """The node a disk's device writes to now: the top of its chain, as QEMU says."""

@@ -31,10 +31,13 @@ def image_format(path: Path) -> str:
     """`qcow2`, `vmdk` (sparse or stream-optimised) or `raw`, by the first bytes. For files a user names as a source."""
     try:
         with path.open("rb") as file:
-            magic = file.read(4)
+            header = file.read(_HEADER)
     except OSError as error:
         raise FileNotFound(f"can not read {path.name}: {error.strerror}") from error
-    return {_QCOW2_MAGIC: "qcow2", _VMDK_MAGIC: "vmdk"}.get(magic, "raw")
+    # A VMDK of capacity 0 holds but a description, which may name any file as its content.
+    if header[:4] == _VMDK_MAGIC and not any(header[12:20]):
+        raise InvalidDisk(f"{path.name} keeps its data in another file, which is not allowed")
+    return {_QCOW2_MAGIC: "qcow2", _VMDK_MAGIC: "vmdk"}.get(header[:4], "raw")
 
 
 def read_header(path: Path) -> ImageHeader:
