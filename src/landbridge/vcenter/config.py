@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +27,14 @@ class Administrator(_Section):
     password_file: Path
 
 
+class User(_Section):
+    """A further account, made at the first start that finds it here."""
+
+    user: str
+    password_file: Path
+    role: Literal["Administrator", "ReadOnly"] = "ReadOnly"
+
+
 class Config(_Section):
     """What `python -m landbridge.vcenter --config FILE` reads."""
 
@@ -37,8 +46,11 @@ class Config(_Section):
     listen: Listen
     database: Database = Database()
     administrator: Administrator
+    users: list[User] = []
     # A session nobody uses for this long is over (seconds; vCenter's own default is 30 minutes).
     session_timeout: float = Field(default=1800, gt=0)
+    # After five wrong passwords a user is refused from that address for this long (seconds).
+    login_lockout: float = Field(default=60, gt=0)
 
     @classmethod
     def load(cls, path: Path) -> "Config":

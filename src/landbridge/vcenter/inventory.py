@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyVmomi import vmodl
@@ -41,7 +42,11 @@ class Inventory:
         # Grows with every change of any property, and with every object that comes or goes.
         self.version = 0
         self._counter = 0
+        # Told when entities come, go or move: container views.
+        self.watchers: set[Managed] = set()
         self._waiters: set[asyncio.Event] = set()
+        self._changes: deque[tuple[int, str]] = deque(maxlen=4096)
+        self._children: dict[str, dict[str, Entity]] = {}
 
     # -- finding ------------------------------------------------------------------------------------------
 
@@ -67,7 +72,7 @@ class Inventory:
 
     def children(self, parent: Managed) -> list[Entity]:
         """The entities whose parent is `parent`, in the order they were added."""
-        return [m for m in self.objects.values() if isinstance(m, Entity) and m.facts.get("parent") == parent.moid]
+        return list(self._children.get(parent.moid, {}).values())
 
     # -- changing -----------------------------------------------------------------------------------------
 
@@ -84,8 +89,8 @@ class Inventory:
             await self.store.put_object(managed.moid, managed.kind.__name__, managed.facts, self._counter)
         self.objects[managed.moid] = managed
         self.touch(managed)
-        if isinstance(managed, Entity) and (parent := managed.parent) is not None:
-            parent.child_added(managed)
+        if isinstance(managed, Entity):
+            self.attach(managed)
 
     async def remove(self, managed: Managed) -> None:
         """Take an object out of the inventory and the store; what clients hold of it is not found from now on."""
@@ -94,8 +99,8 @@ class Inventory:
         if self.objects.pop(managed.moid, None) is None:
             return
         self.touch(managed)
-        if isinstance(managed, Entity) and (parent := managed.parent) is not None:
-            parent.child_removed(managed)
+        if isinstance(managed, Entity):
+            self.detach(managed)
 
     async def save(self, managed: Managed) -> None:
         """Write an object's facts through, if it is (still) part of the inventory."""
@@ -113,11 +118,33 @@ class Inventory:
                 continue
             self.objects[moid] = implementation(self, moid, facts)
         for managed in list(self.objects.values()):
-            if isinstance(managed, Entity) and (parent := managed.parent) is not None:
-                managed.set(parent=parent.ref)
-                parent.child_added(managed)
+            if isinstance(managed, Entity):
+                self.attach(managed)
         for managed in list(self.objects.values()):
             await managed.restored()
+
+    def attach(self, entity: Entity) -> None:
+        """Make an entity known to its parent (`facts["parent"]`)."""
+        parent = entity.parent
+        if parent is None:
+            return
+        self._children.setdefault(parent.moid, {})[entity.moid] = entity
+        entity.set(parent=parent.ref)
+        parent.child_added(entity)
+        self._moved()
+
+    def detach(self, entity: Entity) -> None:
+        """Make an entity's parent forget it."""
+        parent = entity.parent
+        if parent is None:
+            return
+        self._children.get(parent.moid, {}).pop(entity.moid, None)
+        parent.child_removed(entity)
+        self._moved()
+
+    def _moved(self) -> None:
+        for watcher in self.watchers:
+            watcher.invalidate("view")
 
     # -- watching -----------------------------------------------------------------------------------------
 
@@ -125,22 +152,37 @@ class Inventory:
         """An object changed: count it, wake who waits."""
         self.version += 1
         managed.version = self.version
+        self._changes.append((self.version, managed.moid))
         for waiter in self._waiters:
             waiter.set()
 
-    async def changed(self, since: int, timeout: float) -> bool:
-        """Wait until `version` is beyond `since`; False after `timeout` seconds without a change."""
-        if self.version > since:
+    def changes(self, since: int) -> set[str] | None:
+        """The moIds that changed after `since`; None if that is longer ago than is remembered."""
+        if since >= self.version:
+            return set()
+        if not self._changes or self._changes[0][0] > since + 1:
+            return None
+        moids = set()
+        for version, moid in reversed(self._changes):
+            if version <= since:
+                break
+            moids.add(moid)
+        return moids
+
+    async def changed(self, since: int, timeout: float, also: asyncio.Event | None = None) -> bool:
+        """Wait until `version` is beyond `since`, or `also` is set; False after `timeout` seconds without either."""
+        if self.version > since or (also is not None and also.is_set()):
             return True
         waiter = asyncio.Event()
         self._waiters.add(waiter)
+        waits = [asyncio.ensure_future(event.wait()) for event in (waiter, also) if event is not None]
         try:
-            await asyncio.wait_for(waiter.wait(), timeout)
-        except TimeoutError:
-            return False
+            done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            return bool(done)
         finally:
             self._waiters.discard(waiter)
-        return True
+            for wait in waits:
+                wait.cancel()
 
 
 def _matches(managed: Managed, wanted: type) -> bool:

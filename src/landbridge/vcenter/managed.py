@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from landbridge.vcenter.inventory import Inventory
 
 _WORD = re.compile(r"([A-Z]+)([A-Z][a-z])|([a-z0-9])([A-Z])")
-# By the API's type: the class that implements it. Filled as modules of `vcenter.objects` are imported.
+# By the API's type: the class that brings its objects back from the store. Filled as modules are imported.
 IMPLEMENTATIONS: dict[type, "type[Managed]"] = {}
 
 
@@ -57,7 +57,7 @@ class Managed:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "kind" in cls.__dict__:
+        if "kind" in cls.__dict__ and cls.durable:
             IMPLEMENTATIONS[cls.kind] = cls
         inherited: dict[str, Any] = {}
         for base in reversed(cls.__mro__[1:]):
@@ -167,13 +167,10 @@ class Entity(Managed):
 
     async def move_to(self, parent: Managed) -> None:
         """Become a child of `parent`; both parents are told."""
-        before = self.parent
+        self.inventory.detach(self)
         self.facts["parent"] = parent.moid
+        self.inventory.attach(self)
         await self.save()
-        if before is not None:
-            before.child_removed(self)
-        self.set(parent=self._parent_ref())
-        parent.child_added(self)
 
     def ancestor(self, kind: type) -> "Entity | None":
         """The nearest entity of `kind` above this one (or this one itself)."""
