@@ -1,0 +1,1 @@
+"""Migrations: their shapes, their validation, the two halves at the two sites, and the workflow that joins them."""

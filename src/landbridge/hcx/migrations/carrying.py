@@ -1,0 +1,123 @@
+"""The time in which the bytes flow: both halves watched, progress told, a cancel passed on."""
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from landbridge.esx.client import HostError, HostUnreachable
+from landbridge.hcx.faults import ApiFault
+from landbridge.hcx.migrations.halves import Nothing, Source, Target
+from landbridge.hcx.migrations.model import HalfState, MigrationStopped, Progress, Seen
+from landbridge.hcx.peer import PeerUnreachable
+from landbridge.hcx.vsphere import VCenterUnreachable
+
+_log = logging.getLogger(__name__)
+_POLL = 20.0  # seconds a long poll may last
+_MEASURE = 0.5  # seconds between readings of what was carried
+_RETRY = 1.0
+# A site that does not answer stops nothing: its vCenter and hosts go on without the managers.
+_AWAY = (PeerUnreachable, VCenterUnreachable, HostUnreachable, HostError, ApiFault)
+
+
+class Carrying:
+    """One migration between `join` and its end."""
+
+    def __init__(
+        self, migration: str, source: Source, target: Target, canceled: asyncio.Event, progress: Progress
+    ) -> None:
+        self._migration = migration
+        self._source = source
+        self._target = target
+        self._canceled = canceled
+        self.progress = progress
+        self._news = asyncio.Event()
+        self._ends: dict[str, HalfState | MigrationStopped] = {}
+        self._measured = (time.monotonic(), 0)
+
+    async def run(self) -> bool:
+        """True when the target has the VM; MigrationStopped when either half says that it stays at the source."""
+        tasks = [
+            asyncio.create_task(self._watch("target", self._target), name="carry target"),
+            asyncio.create_task(self._watch("source", self._source), name="carry source"),
+            asyncio.create_task(self._measure(), name="carry progress"),
+            asyncio.create_task(self._pass_cancel(), name="carry cancel"),
+        ]
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                if self._decided():
+                    return True
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _decided(self) -> bool:
+        target, source = self._ends.get("target"), self._ends.get("source")
+        if isinstance(target, HalfState) and target.phase == "succeeded":
+            self.progress.percent = 100
+            self.progress.phase = "succeeded"
+            return True
+        for end, site in ((target, "target"), (source, "source")):
+            if isinstance(end, MigrationStopped):
+                raise MigrationStopped(end.message, canceled=self._canceled.is_set())
+            if isinstance(end, HalfState) and end.phase == "failed":
+                raise MigrationStopped(f"at the {site}: {end.error}", canceled=self._canceled.is_set())
+        return False
+
+    async def _watch(self, end: str, half: Source | Target) -> None:
+        state = HalfState(seq=-1)
+        while not state.final:
+            try:
+                state = await half.state(self._migration, Seen(seq=state.seq, wait=_POLL))
+                if end == "source":
+                    self._take(state)
+            except MigrationStopped as stop:
+                self._ends[end] = stop
+                break
+            except _AWAY as error:
+                _log.warning("migration %s: the %s's half: %s", self._migration, end, error)
+                await asyncio.sleep(_RETRY)
+        else:
+            self._ends[end] = state
+        self._news.set()
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(_MEASURE)
+            with contextlib.suppress(MigrationStopped, *_AWAY):
+                self._take(await self._source.state(self._migration, Seen()))
+
+    async def _pass_cancel(self) -> None:
+        await self._canceled.wait()
+        while True:
+            try:
+                await self._source.cancel(self._migration, Nothing())
+            except _AWAY as error:
+                _log.warning("migration %s: canceling: %s", self._migration, error)
+                await asyncio.sleep(_RETRY)
+            else:
+                return
+
+    def _take(self, state: HalfState) -> None:
+        progress = self.progress
+        progress.percent = max(progress.percent, state.percent)
+        progress.carried = state.carried or progress.carried
+        detail = state.detail
+        progress.phase = detail.get("phase", _phase(progress))
+        progress.dirty_rate = float(detail["dirty_rate"]) if "dirty_rate" in detail else progress.dirty_rate
+        progress.downtime_ms = float(detail["downtime_ms"]) if "downtime_ms" in detail else progress.downtime_ms
+        now, total = time.monotonic(), sum(progress.carried.values())
+        then, before = self._measured
+        if now - then >= _MEASURE:
+            progress.rate = max(0.0, (total - before) / (now - then))
+            self._measured = (now, total)
+
+
+def _phase(progress: Progress) -> str:
+    """What the bytes say, where vCenter does not say more."""
+    if progress.memory_done:
+        return "memory"
+    return "disk" if progress.disk_done else "prepared"

@@ -1,0 +1,30 @@
+"""The migration workflow: what happens to a VM on its way, from top to bottom, for vMotion and Cold alike.
+
+Each step is kept by DBOS when it is done. A manager that was killed goes on with the step it was in, so each may be
+repeated; how is said in `steps`.
+"""
+
+from dbos import DBOS
+
+from landbridge.hcx.migrations import steps
+from landbridge.hcx.migrations.model import MigrationStopped
+
+
+@DBOS.workflow(name="migrate")
+async def migrate(migration: str) -> None:
+    """Carry one VM to the other site, or leave it running where it is and nothing at the other."""
+    stop = MigrationStopped("")
+    try:
+        await steps.collect_vm_details(migration)
+        await steps.start_source_relocation(migration)
+        await steps.await_source_request(migration)
+        await steps.start_target_relocation(migration)
+        await steps.join_streams(migration)
+        runs_at_target = await steps.carry(migration)
+    except MigrationStopped as stopped:
+        stop = stopped
+        runs_at_target = await steps.roll_back(migration, stop.message)
+    if runs_at_target:
+        await steps.leave_source(migration)
+    await steps.clean_up(migration)
+    await steps.conclude(migration, runs_at_target, stop.message, stop.canceled)
