@@ -1,0 +1,159 @@
+"""The moves of one host, coming and going: begun, watched, aborted, and taken up again after the agent's restart."""
+
+import asyncio
+
+from landbridge.esx.faults import Fault
+from landbridge.esx.inventory import Inventory
+from landbridge.esx.life import Life, require
+from landbridge.esx.model import IncomingVm, OutgoingVm, Vmotion, VmotionMode, VmotionPhase
+from landbridge.esx.vm import VirtualMachine
+from landbridge.esx.vmotion_cold import ColdSource
+from landbridge.esx.vmotion_disks import channel
+from landbridge.esx.vmotion_journal import Journal, Record, boot_id
+from landbridge.esx.vmotion_move import CONTROL, RAM
+from landbridge.esx.vmotion_source import LiveSource, Source
+from landbridge.esx.vmotion_target import Target
+from landbridge.relay import Relay, RelayError
+
+_LIVES = {
+    VmotionMode.LIVE: frozenset({Life.RUNNING}),
+    VmotionMode.COLD: frozenset({Life.OFF}),
+    VmotionMode.COPY: frozenset({Life.OFF, Life.RUNNING}),
+}
+
+
+class Vmotions:
+    """`start` once the inventory is loaded and the relay runs; `close` before either is closed."""
+
+    def __init__(self, inventory: Inventory, relay: Relay) -> None:
+        self._inventory = inventory
+        self._relay = relay
+        self._journal = Journal(inventory.host.settings.state_dir / "vmotion")
+        self._moves: dict[str, Source | Target] = {}
+
+    async def start(self) -> None:
+        """Take up the moves that were under way."""
+        for record in await asyncio.to_thread(self._journal.load):
+            if record.incoming is not None:
+                target = Target(record, self._journal, self._inventory, self._relay)
+                self._moves[record.id] = target
+                if not record.heard:
+                    await target.recover()
+            elif not record.final:
+                await self._recover_source(record)
+
+    async def _recover_source(self, record: Record) -> None:
+        assert record.outgoing is not None
+        try:
+            vm = self._inventory.get(record.outgoing.vm)
+        except Fault:
+            # All was done but to say so: a VM leaves the inventory only once the target has it.
+            record.phase = VmotionPhase.SUCCEEDED
+            await self._journal.save(record)
+            return
+        source = self._source(record, vm)
+        self._moves[record.id] = source
+        source.start()
+
+    async def close(self) -> None:
+        """The agent ends; what QEMU does goes on."""
+        await asyncio.gather(*(move.close() for move in self._moves.values()))
+
+    # ------------------------------------------------------------------------------------- the API
+
+    async def incoming(self, request: IncomingVm) -> Vmotion:
+        """Get ready to receive a VM; the answer's endpoints are for the source. Asked again, the answer is the same."""
+        known = self._known(request.id)
+        if known is not None:
+            return known
+        if request.shared_vmx is not None and request.mode is VmotionMode.COPY:
+            raise Fault("InvalidArgument", "a copy has files of its own: shared storage makes no sense")
+        target = Target(Record(incoming=request, boot_id=boot_id()), self._journal, self._inventory, self._relay)
+        self._moves[request.id] = target
+        try:
+            await target.prepare()
+        except BaseException as error:
+            del self._moves[request.id]
+            if isinstance(error, RelayError):
+                raise Fault("InsufficientResourcesFault", str(error)) from error
+            raise
+        return target.view
+
+    async def outgoing(self, request: OutgoingVm) -> Vmotion:
+        """Begin to move a VM. Asked again, the answer is how it stands."""
+        known = self._known(request.id)
+        if known is not None:
+            return known
+        vm = self._inventory.get(request.vm)
+        async with vm.lock:
+            _check(vm, request)
+            record = Record(outgoing=request, boot_id=boot_id())
+            source = self._source(record, vm)
+            self._moves[request.id] = source
+            vm.vmotion = request.id
+            try:
+                await source.save()
+            except BaseException:
+                vm.vmotion = None
+                del self._moves[request.id]
+                await source.close()
+                raise
+            source.start()
+        return source.view
+
+    def _known(self, move: str) -> Vmotion | None:
+        return self._moves[move].view if move in self._moves else None
+
+    def _source(self, record: Record, vm: VirtualMachine) -> Source:
+        assert record.outgoing is not None
+        kind = LiveSource if record.outgoing.mode is VmotionMode.LIVE else ColdSource
+        return kind(record, self._journal, self._inventory, self._relay, vm)
+
+    def all(self) -> list[Vmotion]:
+        return [move.view for move in self._moves.values()]
+
+    async def view(self, move: str, seen: int = -1, wait: float = 0) -> Vmotion:
+        """A move's state, as soon as its `seq` is beyond `seen` or `wait` seconds passed."""
+        found = self._get(move)
+        if not found.record.final:
+            await found.poll.beyond(seen, wait)
+        return found.view
+
+    async def abort(self, move: str) -> Vmotion:
+        """Give a move up; the answer says what became of it. Fault `InvalidState` at the source's switchover."""
+        found = self._get(move)
+        fault = Fault("RequestCanceled", "the move was aborted")
+        if isinstance(found, Target):
+            await found.give_up(fault)
+            await found.ended.wait()
+        else:
+            await found.abort(fault)
+        return found.view
+
+    def _get(self, move: str) -> Source | Target:
+        try:
+            return self._moves[move]
+        except KeyError:
+            raise Fault("ManagedObjectNotFound", f"this host knows no vMotion {move!r}") from None
+
+
+def _check(vm: VirtualMachine, request: OutgoingVm) -> None:
+    if vm.vmotion is not None:
+        raise Fault("TaskInProgress", f"VM {vm.name!r} is being moved (vMotion {vm.vmotion})")
+    if vm.invalid:
+        raise Fault("InvalidState", f"VM {vm.name!r} can not be used: {vm.invalid}")
+    require(vm.name, vm.life, _LIVES[request.mode], f"moved ({request.mode})")
+    leaves = request.mode is not VmotionMode.COPY
+    if vm.snapshots and leaves and not request.shared_storage:
+        raise Fault(
+            "SnapshotCopyNotSupported",
+            f"VM {vm.name!r} has {len(vm.snapshots)} snapshots and its storage would move: remove them first",
+        )
+    needed = {CONTROL}
+    if request.mode is VmotionMode.LIVE:
+        needed.add(RAM)
+    if not request.shared_storage:
+        needed |= {channel(disk.key) for disk in vm.config.disks}
+    missing = sorted(needed - set(request.endpoints))
+    if missing:
+        raise Fault("InvalidArgument", f"endpoints of {', '.join(missing)} are missing for VM {vm.name!r}")
