@@ -1,0 +1,244 @@
+"""Two real host agents, each a process of its own on a loopback address, with a client that is their vCenter."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from landbridge.esx.client import HostClient, HostUnreachable
+from landbridge.esx.model import (
+    Controller,
+    ControllerType,
+    CreateVm,
+    Disk,
+    IncomingVm,
+    Nic,
+    OutgoingVm,
+    PowerOperation,
+    Vmotion,
+    VmConfig,
+    VmotionMode,
+    VmotionPhase,
+    VmState,
+)
+from landbridge.esx.process import lock_holder
+from landbridge.esx.qmp import Qmp
+from landbridge.pki import Authority, Identity, PeerName
+from landbridge.relay.admin import Admin, AdminError
+
+MIB = 1 << 20
+DISK = 2000
+FINAL = (VmotionPhase.SUCCEEDED, VmotionPhase.FAILED)
+
+
+def free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class HostUnderTest:
+    """One agent, which can be killed and started again, and what a test wants to see of it from outside."""
+
+    def __init__(self, name: str, address: str, authority: Authority, caller: Identity, root: Path) -> None:
+        self.name, self.address, self.root = name, address, root
+        self.run = root / "r"
+        self.datastore = root / "ds"
+        self.log = root / "agent.log"
+        identity = authority.issue(
+            root / "pki", PeerName("test", "esx", name), dns=[name, f"*.vmotion.{name}"], addresses=[address]
+        )
+        self.port = free_port(address)
+        self.config = root / "esx.toml"
+        self.config.write_text(
+            f'name = "{name}"\nsite = "test"\nstate_dir = "{root}/s"\nrun_dir = "{self.run}"\n'
+            f'pki_dir = "{identity.directory}"\n'
+            f'[management]\naddress = "{address}"\nport = {self.port}\n'
+            f'[vmotion]\naddress = "{address}"\nport = {free_port(address)}\n'
+            f'[[datastores]]\nname = "datastore1"\npath = "{self.datastore}"\n'
+        )
+        self.client = HostClient(address, self.port, caller)
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "landbridge.esx", "--config", str(self.config), stdout=log, stderr=log
+            )
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(HostUnreachable):
+                    await self.client.host()
+                    return
+                if self.process.returncode is not None:
+                    pytest.fail(f"agent {self.name} ended: {self.log.read_text()[-3000:]}")
+                await asyncio.sleep(0.05)
+
+    async def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
+    async def close(self) -> None:
+        await self.client.close()
+        if self.process is not None and self.process.returncode is None:
+            self.process.terminate()
+            await self.process.wait()
+        for vm in self.run.glob("*/pid"):
+            pid = lock_holder(vm)
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(AdminError):
+            os.kill(await Admin(self.run / "relay" / "admin").pid(), signal.SIGKILL)
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    async def create(self, name: str, *, memory: int = 64, disk_mib: int = 64, disks: int = 1) -> VmState:
+        """A powered-off VM whose disks hold a pattern of their own in their first half."""
+        config = VmConfig(
+            name=name,
+            instance_uuid=str(uuid.uuid4()),
+            uuid=str(uuid.uuid4()),
+            memory_mib=memory,
+            controllers=[Controller(key=1000, type=ControllerType.PVSCSI, bus=0)],
+            disks=[
+                Disk(key=DISK + number, controller=1000, unit=number, capacity=disk_mib * MIB)
+                for number in range(disks)
+            ],
+            nics=[Nic(key=4000)],
+        )
+        state = await self.client.create_vm(CreateVm(config=config, datastore="datastore1"))
+        for number, disk in enumerate(state.config.disks):
+            qemu_io(self.file(disk.path), f"write -P {0x51 + number} 0 {disk_mib // 2}M")
+        return state
+
+    async def running(self, name: str, **options: int) -> VmState:
+        state = await self.create(name, **options)
+        return await self.client.power(state.config.instance_uuid, PowerOperation.ON)
+
+    def file(self, path: str) -> Path:
+        return self.datastore / path.partition("] ")[2]
+
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.datastore.rglob("*") if path.is_file() and path.name[0] != ".")
+
+    def qemu(self, vm: str) -> int | None:
+        """The process of a VM, as the kernel says."""
+        return lock_holder(self.run / vm / "pid")
+
+    @contextlib.asynccontextmanager
+    async def monitor(self, vm: str) -> AsyncIterator[Qmp]:
+        """The VM's own monitor; only while no agent holds it."""
+        qmp = await Qmp.connect(self.run / vm / "qmp.sock", "test")
+        try:
+            yield qmp
+        finally:
+            await qmp.close()
+
+    async def streams(self) -> list[str]:
+        """What the relay has open."""
+        admin = Admin(self.run / "relay" / "admin")
+        maps = [await admin.map(self.run / "relay" / name) for name in ("site.map", "names.map")]
+        return [*maps[0], *maps[1].values()]
+
+    async def end(self, move: str, timeout: float = 90) -> Vmotion:
+        """The final state of a move."""
+        return await self.reached(move, lambda view: view.phase in FINAL, timeout)
+
+    async def reached(self, move: str, reached: Callable[[Vmotion], bool], timeout: float = 90) -> Vmotion:
+        async with asyncio.timeout(timeout):
+            seen = -1
+            while True:
+                try:
+                    view = await self.client.vmotion(move, seen, 10)
+                except HostUnreachable:
+                    await asyncio.sleep(0.1)
+                    continue
+                if reached(view) or view.phase in FINAL:
+                    return view
+                seen = view.seq
+
+
+class Pair:
+    """A source, a target, and the moves between them."""
+
+    def __init__(self, source: HostUnderTest, target: HostUnderTest) -> None:
+        self.source, self.target = source, target
+
+    async def prepare(self, vm: VmState, mode: VmotionMode = VmotionMode.LIVE, **options: object) -> Vmotion:
+        request = IncomingVm.model_validate(
+            {
+                "id": str(uuid.uuid4()),
+                "mode": mode,
+                "source": vm.config,
+                "config": vm.config,
+                "datastore": "datastore1",
+                **options,
+            }
+        )
+        return await self.target.client.prepare_incoming(request)
+
+    async def begin(
+        self, vm: VmState, mode: VmotionMode = VmotionMode.LIVE, bandwidth: int | None = None, **options: object
+    ) -> str:
+        prepared = await self.prepare(vm, mode, **options)
+        await self.source.client.start_outgoing(
+            OutgoingVm(
+                id=prepared.id,
+                mode=mode,
+                vm=vm.config.instance_uuid,
+                endpoints=prepared.endpoints,
+                bandwidth=bandwidth,
+            )
+        )
+        return prepared.id
+
+
+def qemu_io(path: Path, *commands: str) -> None:
+    arguments = [argument for command in commands for argument in ("-c", command)]
+    answer = subprocess.run(["qemu-io", "-f", "qcow2", *arguments, path], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "failed" not in answer.stdout, answer.stdout
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two images read the same (`-U`: although QEMU has one open)."""
+    answer = subprocess.run(
+        ["qemu-img", "compare", "-U", "-f", "qcow2", "-F", "qcow2", one, other], capture_output=True, check=False
+    )
+    return answer.returncode == 0
+
+
+MakeHost = Callable[[str], Awaitable[HostUnderTest]]
+
+
+@pytest.fixture(scope="module")
+async def hosts() -> AsyncIterator[Pair]:
+    """Two hosts for all tests of a module; every test leaves them running and empty."""
+    # UNIX sockets need short paths.
+    root = Path(tempfile.mkdtemp(prefix="lbv", dir="/tmp"))
+    authority = Authority.create(root / "ca", "site test")
+    caller = authority.issue(root / "vc", PeerName("test", "vcenter", "vc"), addresses=["127.0.0.1"])
+    made = []
+    try:
+        for number, name in enumerate(("esx01.test", "esx02.test"), start=1):
+            (root / str(number)).mkdir()
+            host = HostUnderTest(name, f"127.0.9.{number}", authority, caller, root / str(number))
+            made.append(host)
+            await host.start()
+        yield Pair(*made)
+    finally:
+        for host in made:
+            await host.close()
+        shutil.rmtree(root, ignore_errors=True)
