@@ -1,0 +1,37 @@
+"""Two sites for all tests of this directory; who pairs them unpairs them."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from landbridge.hcx.client import HcxClient
+from tests.integration.hcx.sites import Pair
+
+
+@pytest.fixture(scope="session")
+async def sites() -> AsyncIterator[Pair]:
+    """Two unpaired sites without hosts."""
+    pair = Pair()
+    try:
+        await pair.start()
+        yield pair
+    finally:
+        pair.stop()
+
+
+@pytest.fixture
+async def connector(sites: Pair) -> AsyncIterator[HcxClient]:
+    """A session at the connector."""
+    async with await sites.logged_in() as client:
+        yield client
+
+
+@pytest.fixture
+async def paired(sites: Pair, connector: HcxClient) -> AsyncIterator[HcxClient]:
+    """A session at the connector of paired sites."""
+    await connector.pair(sites.cloud.hcx_url, "admin", sites.cloud.password, accept_certificate=True)
+    try:
+        yield connector
+    finally:
+        for pairing in await connector.pairings():
+            await connector.unpair(pairing["endpointId"])

@@ -1,0 +1,232 @@
+"""Two sites on loopback addresses: a real vCenter, HCX manager and interconnect appliance each, as processes."""
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyVim.connect import Disconnect, SmartConnect
+from pyVmomi import vim
+
+from landbridge.hcx.client import HcxClient, HcxUnreachable
+from landbridge.hcx.ix.client import IxClient
+from landbridge.pki import Authority, Identity, PeerName
+
+_START_TIMEOUT = 60.0  # seconds
+
+
+@dataclass
+class Site:
+    """One site's addresses, files and processes. `net` is its first three octets, in 127/8."""
+
+    name: str
+    role: str
+    net: str
+    state: Path
+    run: Path
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+    session_timeout: float = 600
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.vcenter_address = f"{self.net}.2"
+        self.hcx_address = f"{self.net}.9"
+        self.ix_address = f"{self.net}.70"
+        self.ix_vmotion = f"{self.net}.200"
+        self.ix_uplink = f"{self.net}.250"
+        self.password_file = self.state / "password"
+        self.ca = self.state / "ca" / "ca.pem"
+
+    @property
+    def hcx_url(self) -> str:
+        return f"https://{self.hcx_address}"
+
+    def prepare(self) -> None:
+        """Certificates, password and configuration files."""
+        self.state.mkdir(parents=True)
+        self.run.mkdir(parents=True)
+        self.password_file.write_text(self.password)
+        self.password_file.chmod(0o600)
+        authority = Authority.create(self.state / "ca", f"site {self.name}")
+        self._issue(authority, "vcenter", [], [self.vcenter_address])
+        self._issue(authority, "hcx", [], [self.hcx_address])
+        self._issue(authority, "ix", [f"*.vmotion.ix.{self.name}"], [self.ix_address, self.ix_vmotion])
+        self._write_config("vcenter", self._vcenter_config())
+        self._write_config("hcx", self._hcx_config())
+        self._write_config("ix", self._ix_config())
+
+    def _issue(self, authority: Authority, role: str, dns: list[str], addresses: list[str]) -> None:
+        name = f"{role}.{self.name}"
+        authority.issue(
+            self.state / "pki" / role, PeerName(self.name, role, name), dns=[name, *dns], addresses=addresses
+        )
+
+    def identity(self, role: str) -> Identity:
+        return Identity(self.state / "pki" / role)
+
+    def _write_config(self, part: str, text: str) -> None:
+        run, pki = self.run / part, self.state / "pki" / part
+        common = (
+            f'name = "{part}.{self.name}"\nsite = "{self.name}"\n'
+            f'state_dir = "{self.state / part}"\nrun_dir = "{run}"\npki_dir = "{pki}"\n'
+        )
+        (self.state / f"{part}.toml").write_text(common + text)
+
+    def _vcenter_config(self) -> str:
+        return (
+            f'[listen]\naddress = "{self.vcenter_address}"\n'
+            f'[administrator]\nuser = "administrator@vsphere.local"\npassword_file = "{self.password_file}"\n'
+        )
+
+    def _ix_config(self) -> str:
+        return (
+            f'[management]\naddress = "{self.ix_address}"\n[vmotion]\naddress = "{self.ix_vmotion}"\n'
+            f'[uplink]\naddress = "{self.ix_uplink}"\n'
+        )
+
+    def _hcx_config(self) -> str:
+        return (
+            f'role = "{self.role}"\nsession_timeout = {self.session_timeout}\n'
+            f'[listen]\naddress = "{self.hcx_address}"\n'
+            f'[administrator]\nuser = "admin"\npassword_file = "{self.password_file}"\n'
+            f'[vcenter]\nurl = "https://{self.vcenter_address}"\nuser = "administrator@vsphere.local"\n'
+            f'password_file = "{self.password_file}"\nca_file = "{self.ca}"\n'
+            f'[ix]\nname = "ix.{self.name}"\naddress = "{self.ix_address}"\nuplink_address = "{self.ix_uplink}"\n'
+        )
+
+    def start(self, part: str) -> None:
+        module = {"ix": "landbridge.hcx.ix"}.get(part, f"landbridge.{part}")
+        log = (self.state / f"{part}.log").open("ab")
+        argv = [sys.executable, "-m", module, "--config", str(self.state / f"{part}.toml")]
+        self.processes[part] = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+        log.close()
+
+    def kill(self, part: str, number: int = signal.SIGKILL) -> None:
+        process = self.processes.pop(part)
+        process.send_signal(number)
+        process.wait(30)
+
+    async def until(self, part: str, address: str) -> None:
+        """Wait until a process listens; with its log in the error if it does not."""
+        async with asyncio.timeout(_START_TIMEOUT):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection(address, 443)
+                except OSError as error:
+                    process = self.processes[part]
+                    if process.poll() is not None:
+                        log = (self.state / f"{part}.log").read_text()
+                        raise AssertionError(f"{part} of {self.name} ended: {log[-3000:]}") from error
+                    await asyncio.sleep(0.1)
+                else:
+                    writer.close()
+                    return
+
+    async def start_all(self) -> None:
+        for part in ("vcenter", "ix", "hcx"):
+            self.start(part)
+        for part, address in (
+            ("vcenter", self.vcenter_address),
+            ("ix", self.ix_address),
+            ("hcx", self.hcx_address),
+        ):
+            await self.until(part, address)
+
+    def hcx(self) -> HcxClient:
+        return HcxClient(self.hcx_url, self.ca)
+
+    def ix(self) -> IxClient:
+        return IxClient(self.ix_address, 443, self.identity("hcx"))
+
+    def vsphere(self) -> Any:
+        """A stock client's session."""
+        return SmartConnect(
+            host=self.vcenter_address,
+            user="administrator@vsphere.local",
+            pwd=self.password,
+            sslContext=_trusting(self.ca),
+        )
+
+    def hosts(self) -> list[str]:
+        """Names of the hosts vCenter has."""
+        instance = self.vsphere()
+        try:
+            content = instance.content
+            view = content.viewManager.CreateContainerView(content.rootFolder, [vim.HostSystem], True)
+            return [host.name for host in view.view]
+        finally:
+            Disconnect(instance)
+
+    def create_datacenter(self) -> None:
+        instance = self.vsphere()
+        try:
+            instance.content.rootFolder.CreateDatacenter("dc")
+        finally:
+            Disconnect(instance)
+
+    def stop(self) -> None:
+        for part in list(self.processes):
+            self.kill(part)
+        _end_haproxy(self.run)
+
+
+def _trusting(ca: Path) -> Any:
+    import ssl
+
+    return ssl.create_default_context(cafile=str(ca))
+
+
+def _end_haproxy(run: Path) -> None:
+    """End the relays, which outlive who started them: processes whose command line names our directory."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                argv = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if argv[0] == b"haproxy" and any(argument.startswith(os.fsencode(run)) for argument in argv):
+                os.kill(int(entry.name), signal.SIGTERM)
+
+
+class Pair:
+    """Both sites."""
+
+    def __init__(self) -> None:
+        self.base = Path(tempfile.mkdtemp(prefix="lbh", dir="/tmp"))
+        second = 20 + os.getpid() % 200
+        third = secrets.randbelow(120)
+        self.onprem = Site("onprem", "connector", f"127.{second}.{2 * third}", self.base / "on", self.base / "r" / "on")
+        self.cloud = Site("cloud", "cloud", f"127.{second}.{2 * third + 1}", self.base / "cl", self.base / "r" / "cl")
+
+    async def start(self) -> None:
+        for site in (self.onprem, self.cloud):
+            site.prepare()
+        await asyncio.gather(self.onprem.start_all(), self.cloud.start_all())
+        for site in (self.onprem, self.cloud):
+            await asyncio.to_thread(site.create_datacenter)
+
+    async def logged_in(self) -> HcxClient:
+        """A client of the connector."""
+        client = self.onprem.hcx()
+        await client.login("admin", self.onprem.password)
+        return client
+
+    async def connector_back(self) -> HcxClient:
+        """Log in at a connector that was just started; it listens when it is ready."""
+        await self.onprem.until("hcx", self.onprem.hcx_address)
+        try:
+            return await self.logged_in()
+        except HcxUnreachable as error:
+            raise AssertionError("the connector listens but does not answer") from error
+
+    def stop(self) -> None:
+        for site in (self.onprem, self.cloud):
+            site.stop()
+        shutil.rmtree(self.base, ignore_errors=True)
