@@ -1,6 +1,7 @@
 """What the host answers when it does not do what it was asked: vSphere's faults, by name."""
 
 from landbridge.esx.model import ApiError
+from landbridge.esx.switch import SwitchError, UnknownPortGroup
 from landbridge.vsan.faults import StorageFault
 
 _NOT_FOUND = {"ManagedObjectNotFound", "FileNotFound"}
@@ -21,6 +22,7 @@ _BAD_REQUEST = {
     "InvalidRequest",
     "InvalidName",
     "InvalidDatastorePath",
+    "InvalidDeviceBacking",
     "InvalidDeviceSpec",
     "InvalidVmConfig",
     "InvalidDiskFormat",
@@ -60,6 +62,10 @@ def as_fault(error: BaseException) -> Fault:
         return error
     if isinstance(error, StorageFault):
         return Fault(error.type, str(error))
+    if isinstance(error, UnknownPortGroup):
+        return Fault("InvalidDeviceBacking", str(error))
+    if isinstance(error, SwitchError):
+        return Fault("HostConfigFault", str(error))
     if isinstance(error, TimeoutError):
         return Fault("Timedout", str(error) or "the operation took too long")
     return Fault("SystemError", f"{type(error).__name__}: {error}")

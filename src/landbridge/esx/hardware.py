@@ -187,6 +187,8 @@ def command_line(
         command += ["-device", json.dumps({"driver": "isa-serial", "chardev": f"serial-{port.key}"})]
     if incoming:
         command += ["-incoming", "defer"]
+        # QEMU's own record of whether the guest ever ran here, for an agent that was not there to see it.
+        command += ["-D", str(process.run_states), "-trace", "runstate_set"]
     return command
 
 
@@ -196,6 +198,8 @@ def _comma(value: str) -> str:
 
 def _machine(config: VmConfig, accelerator: str, nvram: Path | None) -> str:
     options = [config.machine, f"accel={accelerator}", "usb=off", "dump-guest-core=off", "vmport=on"]
+    # A migration stream then ends with the byte that completes it: if QEMU could not send all, the target can not run.
+    options.append("suppress-vmdesc=on")
     if is_q35(config):
         options.append("sata=off")
     if nvram is not None:

@@ -20,6 +20,8 @@ class Host:
     accelerator: str
     switch: Switch | None
     events: EventLog
+    # In maintenance mode no VM is started here.
+    maintenance: bool = False
 
     @property
     def name(self) -> str:

@@ -48,6 +48,7 @@ class QemuProcess:
         self.qmp = directory / "qmp.sock"
         self.tools = directory / "tools.sock"
         self.vnc = directory / "vnc.sock"
+        self.run_states = directory / "run-states.log"
         self._child: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
         self._exited: asyncio.Event = asyncio.Event()

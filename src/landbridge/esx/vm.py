@@ -24,6 +24,7 @@ from landbridge.esx.life import ON, Life, move, power_state, require
 from landbridge.esx.model import Firmware, GuestState, PowerOperation, PowerState, Snapshot, VmConfig, VmState, VmStats
 from landbridge.esx.process import QemuProcess, started_at
 from landbridge.esx.qmp import Qmp
+from landbridge.esx.switch import SwitchError
 from landbridge.esx.vmx import VmxFile
 from landbridge.vsan import image
 from landbridge.vsan.faults import StorageFault
@@ -205,6 +206,8 @@ class VirtualMachine:
 
     async def launch(self, *, incoming: bool = False) -> None:
         """Start QEMU with the VM built and standing still, and connect to it. On failure nothing is left running."""
+        if self.host.maintenance:
+            raise Fault("InvalidState", f"host {self.host.name} is in maintenance mode and starts no VM")
         self.life = move(self.name, self.life, Life.STARTING)
         try:
             hardware.check(self.config)
@@ -220,7 +223,7 @@ class VirtualMachine:
         except BaseException as error:
             await self.kill()
             self.life = Life.SUSPENDED if self.file.suspend_image else Life.OFF
-            if isinstance(error, StorageFault | TimeoutError | OSError):
+            if isinstance(error, StorageFault | SwitchError | TimeoutError | OSError):
                 raise as_fault(error) from error
             raise
 
@@ -388,7 +391,11 @@ class VirtualMachine:
         """Take all NICs off the switch."""
         if self.host.switch is not None:
             for nic in self.config.nics:
-                await self.host.switch.unplug(self.tap(nic.key))
+                try:
+                    await self.host.switch.unplug(self.tap(nic.key))
+                except SwitchError as error:
+                    # A port without a VM behind it does no harm, and the next power-on takes it over.
+                    _log.warning("VM %s: %s", self.name, error)
 
     async def _connect(self) -> None:
         connecting = asyncio.create_task(Qmp.connect(self.process.qmp, self.name))
