@@ -72,7 +72,8 @@ def datastore_of(path: str) -> str:
 
 def _children(config: VmConfig) -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
-    for device in (*config.cdroms, *config.disks):
+    drives: list[Disk | Cdrom] = [*config.cdroms, *config.disks]
+    for device in drives:
         children.setdefault(device.controller, []).append(device.key)
     for controller in config.controllers:
         if controller.type is not ControllerType.IDE:
@@ -132,7 +133,7 @@ def _chipset(children: dict[int, list[int]]) -> list[vim.vm.device.VirtualDevice
 
 def _controller(controller: Controller, children: dict[int, list[int]]) -> vim.vm.device.VirtualController:
     label, summary = _CONTROLLER_LABELS[controller.type]
-    device = CONTROLLER_TYPES[controller.type](
+    device: vim.vm.device.VirtualController = CONTROLLER_TYPES[controller.type](
         key=controller.key,
         deviceInfo=_described(f"{label} {controller.bus}", summary),
         controllerKey=_PCI,
@@ -203,7 +204,7 @@ def _cdrom(
 
 def _nic(nic: Nic, index: int, networks: Networks, running: bool) -> vim.vm.device.VirtualEthernetCard:
     group = networks.by_key(nic.network) if nic.network else None
-    return NIC_TYPES[nic.type](
+    device: vim.vm.device.VirtualEthernetCard = NIC_TYPES[nic.type](
         key=nic.key,
         deviceInfo=_described(f"Network adapter {index}", group.name if group else nic.network or "none"),
         backing=nic_backing(nic.network, networks),
@@ -214,6 +215,7 @@ def _nic(nic: Nic, index: int, networks: Networks, running: bool) -> vim.vm.devi
         macAddress=nic.mac,
         wakeOnLanEnabled=True,
     )
+    return device
 
 
 def _serial(
