@@ -49,26 +49,26 @@ def object_contents(call: Call, selected: Sequence[Selected], tag: str) -> str:
         out.append(f"<{tag}>{reference('obj', managed.ref)}")
         missing: Out = []
         for path in each.paths:
-            value = evaluate(managed, path)
-            if value is None:
-                continue
             mark = len(out)
-            out.append(f"<propSet><name>{escape(path)}</name>")
             try:
-                writer.any(out, "val", value)
-            except (TypeError, KeyError) as error:
+                value = evaluate(managed, path)
+                if value is not None:
+                    out.append(f"<propSet><name>{escape(path)}</name>")
+                    writer.any(out, "val", value)
+                    out.append("</propSet>")
+            except vmodl.query.InvalidProperty:
+                raise
+            except Exception as error:
                 del out[mark:]
                 missing.append(missing_property(call, path, managed, error))
-                continue
-            out.append("</propSet>")
         out.extend(missing)
         out.append(f"</{tag}>")
     return "".join(out)
 
 
 def missing_property(call: Call, path: str, managed: Managed, error: Exception) -> str:
-    """A MissingProperty element for a value that can not be written: one bad value must not hide all others."""
-    log.error("property %s of %r can not be written: %s", path, managed, error)
+    """A MissingProperty element for a value that can not be had: one bad value must not hide all others."""
+    log.error("property %s of %r can not be read", path, managed, exc_info=error)
     fault = vmodl.fault.SystemError(reason=f"property {path}: {error}", msg=f"The property {path} is damaged.")
     out: Out = []
     missing = vmodl.query.PropertyCollector.MissingProperty(path=path, fault=fault)

@@ -17,9 +17,15 @@ from landbridge.vcenter.config import Config
 from landbridge.vcenter.events import Events
 from landbridge.vcenter.inventory import Inventory
 from landbridge.vcenter.managed import Managed
+from landbridge.vcenter.objects.authorization_manager import AuthorizationManager
+from landbridge.vcenter.objects.custom_fields_manager import CustomFieldsManager
 from landbridge.vcenter.objects.event_manager import EventManager
+from landbridge.vcenter.objects.file_manager import FileManager
 from landbridge.vcenter.objects.folder import Folder
+from landbridge.vcenter.objects.option_manager import OptionManager
+from landbridge.vcenter.objects.performance_manager import PerformanceManager
 from landbridge.vcenter.objects.property_collector import PropertyCollector
+from landbridge.vcenter.objects.search_index import SearchIndex
 from landbridge.vcenter.objects.service_instance import ServiceInstance, about
 from landbridge.vcenter.objects.session_manager import SessionManager
 from landbridge.vcenter.objects.task_manager import TaskManager
@@ -37,6 +43,12 @@ SINGLETONS: dict[str, tuple[str, type[Managed]]] = {
     "viewManager": ("ViewManager", ViewManager),
     "taskManager": ("TaskManager", TaskManager),
     "eventManager": ("EventManager", EventManager),
+    "searchIndex": ("SearchIndex", SearchIndex),
+    "authorizationManager": ("AuthorizationManager", AuthorizationManager),
+    "customFieldsManager": ("CustomFieldsManager", CustomFieldsManager),
+    "perfManager": ("PerfMgr", PerformanceManager),
+    "setting": ("VpxSettings", OptionManager),
+    "fileManager": ("FileManager", FileManager),
 }
 ROOT = "group-d1"
 
@@ -107,9 +119,9 @@ async def _make_roots(inventory: Inventory) -> None:
         await inventory.store.put_setting("instance_uuid", instance_uuid)
     content: dict[str, Any] = {"rootFolder": inventory.get(ROOT).ref, "about": about(instance_uuid)}
     for field, (moid, implementation) in SINGLETONS.items():
-        managed = implementation(inventory, moid)
-        await inventory.add(managed)
-        content[field] = managed.ref
+        if moid not in inventory.objects:
+            await inventory.add(implementation(inventory, moid))
+        content[field] = inventory.get(moid).ref
     instance = ServiceInstance(inventory, "ServiceInstance")
     instance.set(content=vim.ServiceInstanceContent(**content))
     await inventory.add(instance)

@@ -92,16 +92,17 @@ class PropertyFilter(SessionObject):
         reported.version = managed.version
         changes, missing = [], []
         for path in selected.paths:
-            value = evaluate(managed, path)
-            before = reported.values.get(path)
-            reported.values[path] = value
             try:
-                if entering:
-                    if value is not None:
-                        changes.append(change(call, path, "assign", value))
-                else:
+                value = evaluate(managed, path)
+                before = reported.values.get(path)
+                reported.values[path] = value
+                if not entering:
                     changes += [change(call, *each) for each in self._changes(path, before, value)]
-            except (TypeError, KeyError) as error:
+                elif value is not None:
+                    changes.append(change(call, path, "assign", value))
+            except vmodl.query.InvalidProperty:
+                raise
+            except Exception as error:
                 missing.append(missing_property(call, path, managed, error))
         if not entering and not changes and not missing:
             return None

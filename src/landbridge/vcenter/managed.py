@@ -25,6 +25,7 @@ from pyVmomi import vim
 from pyVmomi.VmomiSupport import ManagedObject
 
 if TYPE_CHECKING:
+    from landbridge.vcenter.calls import Call
     from landbridge.vcenter.inventory import Inventory
 
 _WORD = re.compile(r"([A-Z]+)([A-Z][a-z])|([a-z0-9])([A-Z])")
@@ -149,6 +150,7 @@ class Entity(Managed):
         super().__init__(inventory, moid, facts)
         self._properties["name"] = self.facts.get("name", "")
         self._properties["parent"] = self._parent_ref()
+        self._show_custom_fields()
 
     @property
     def name(self) -> str:
@@ -171,6 +173,33 @@ class Entity(Managed):
         self.facts["parent"] = parent.moid
         self.inventory.attach(self)
         await self.save()
+
+    # -- custom fields, reload ----------------------------------------------------------------------------
+
+    async def set_custom_field(self, key: int, value: str | None) -> None:
+        """Give a custom field (by its definition's key) a value; None takes it away."""
+        custom: dict[str, str] = {**self.facts.get("custom", {})}
+        if value is None:
+            custom.pop(str(key), None)
+        else:
+            custom[str(key)] = value
+        self.facts["custom"] = custom
+        await self.save()
+        self._show_custom_fields()
+
+    async def set_custom_value(self, call: "Call", key: str, value: str) -> None:
+        """`setCustomValue` of the API: by the field's name."""
+        manager = self.inventory.get("CustomFieldsManager")
+        await manager.set_value(self, manager.named(key), value)
+
+    async def reload(self, call: "Call") -> None:
+        """`Reload`: what is shown is always what is; there is nothing to read again."""
+
+    def _show_custom_fields(self) -> None:
+        custom: dict[str, str] = self.facts.get("custom", {})
+        values = [vim.CustomFieldsManager.StringValue(key=int(key), value=value) for key, value in custom.items()]
+        if values or "customValue" in self._properties:
+            self.set(customValue=values, value=values)
 
     def ancestor(self, kind: type) -> "Entity | None":
         """The nearest entity of `kind` above this one (or this one itself)."""

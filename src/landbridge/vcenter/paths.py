@@ -8,14 +8,10 @@ from typing import Any
 from pyVmomi import vmodl
 from pyVmomi.VmomiSupport import Array, DataObject, GetVmodlType, ManagedObject
 
-from landbridge.vcenter.managed import Managed, same
+from landbridge.vcenter.managed import Managed, property_names, same
 
 _SEGMENT = re.compile(r'(\w+)(?:\[(?:"([^"]*)"|([^\]"]+))\])?(?:\.|$)')
 _MAX_LENGTH = 1000
-
-
-class Gone:
-    """Marks a path whose way there is unset: unlike None, which says the property itself is."""
 
 
 @lru_cache(maxsize=4096)
@@ -40,10 +36,9 @@ def evaluate(managed: Managed, path: str) -> Any:
     """
     segments = parse(path)
     name, key = segments[0]
-    try:
-        value = managed.value(name)
-    except KeyError:
-        raise invalid(path, managed.kind) from None
+    if name not in property_names(managed.kind):
+        raise invalid(path, managed.kind)
+    value = managed.value(name)
     if isinstance(value, list) and not isinstance(value, Array):
         value = declared_type(managed.kind, name)(value)
     if key is not None:
@@ -65,11 +60,8 @@ def evaluate(managed: Managed, path: str) -> Any:
 
 def check(kind: type, path: str) -> None:
     """InvalidProperty if a type can not have a path, whatever its values; deeper fields may belong to subclasses."""
-    name = parse(path)[0][0]
-    try:
-        kind._GetPropertyInfo(name)  # type: ignore[attr-defined]
-    except AttributeError:
-        raise invalid(path, kind) from None
+    if parse(path)[0][0] not in property_names(kind):
+        raise invalid(path, kind)
 
 
 def element(array: Any, key: str, path: str) -> Any:

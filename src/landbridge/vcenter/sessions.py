@@ -143,6 +143,16 @@ class Sessions:
         await self._inventory.store.put_user(canonical(user), digest, role)
         self._users[canonical(user)] = (digest, role)
 
+    async def set_role(self, user: str, role: int) -> None:
+        """Give an account another role, for its sessions too. KeyError if there is no such account."""
+        name = canonical(user)
+        digest, _ = self._users[name]
+        await self._inventory.store.put_user(name, digest, role)
+        self._users[name] = (digest, role)
+        for session in self.all():
+            if session.user == display(name):
+                session.role = role
+
     def users(self) -> dict[str, int]:
         """Role id by user name."""
         return {display(name): role for name, (_, role) in self._users.items()}

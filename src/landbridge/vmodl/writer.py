@@ -19,7 +19,6 @@ from pyVmomi.VmomiSupport import (
     BASE_VERSION,
     F_LINK,
     F_OPTIONAL,
-    Array,
     DataObject,
     Enum,
     GetCompatibleType,
@@ -81,9 +80,8 @@ class ValueWriter:
         elif isinstance(value, ManagedObject):
             out.append(f'<{tag} xsi:type="ManagedObjectReference"{_reference(value)}</{tag}>')
         else:
-            out.append(f"<{tag}{_any_type(type(value) if not isinstance(value, type) else type)}>")
-            out.append(_text(value))
-            out.append(f"</{tag}>")
+            kind = type if isinstance(value, type) else type(value)
+            out.append(f"<{tag}{_any_type(kind)}>{_text(value)}</{tag}>")
 
     def data(self, out: Out, tag: str, value: Any) -> None:
         """Append a data object as an element whose declared type is its own."""
@@ -129,8 +127,9 @@ class ValueWriter:
         fields = value.__dict__
         for field in plan:
             content = fields[field.name]
-            if content is None or (content.__class__ is not str and isinstance(content, list) and not content):
-                self._absent(field, content)
+            if content is None or (not field.is_any and isinstance(content, list) and not content):
+                if not field.info.flags & F_OPTIONAL:
+                    raise TypeError(f'Field "{field.name}" is not optional')
             elif field.fallback:
                 out.append(serialize(content, field.info, self._version))
             elif field.is_any:
@@ -141,11 +140,6 @@ class ValueWriter:
             else:
                 self._item(out, field.open, field.close, content, field.declared)
         out.append(closing)
-
-    @staticmethod
-    def _absent(field: _Field, content: Any) -> None:
-        if not field.info.flags & F_OPTIONAL and not (field.is_any and isinstance(content, Array)):
-            raise TypeError(f'Field "{field.name}" is not optional')
 
     def _plan(self, kind: Any) -> list[_Field]:
         fields = kind._GetPropertyList()
@@ -177,13 +171,13 @@ def _reference(ref: ManagedObject) -> str:
 
 
 @cache
-def _wsdl_name(kind: type) -> str:
+def _wsdl_name(kind: Any) -> str:
     name: str = GetQualifiedWsdlName(kind)[1]
     return name
 
 
 @cache
-def _qualified(kind: type) -> str:
+def _qualified(kind: Any) -> str:
     """The attribute(s) that name a type, with the declaration of its namespace where it has its own."""
     namespace, name = GetQualifiedWsdlName(kind)
     if namespace == NAMESPACE:
@@ -195,13 +189,13 @@ def _qualified(kind: type) -> str:
 
 
 @cache
-def _array_type(kind: type) -> str:
+def _array_type(kind: Any) -> str:
     # In WSDL the array of references is ArrayOfManagedObjectReference.
     return _qualified(kind).replace('ArrayOfManagedObject"', 'ArrayOfManagedObjectReference"')
 
 
 @cache
-def _any_type(kind: type) -> str:
+def _any_type(kind: Any) -> str:
     if kind is type or issubclass(kind, ManagedMethod | PropertyPath):
         return ' xsi:type="xsd:string"'
     return _qualified(kind)
