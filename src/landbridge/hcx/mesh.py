@@ -59,19 +59,17 @@ class Mesh:
         return self._transit
 
     async def add_host(self) -> None:
-        """Make the appliance a standalone host, with the port groups of every switch; once is enough."""
+        """Make the appliance a standalone host; once is enough. It plugs no NIC in, so it joins no switch."""
         self._transit = None
         task = await self._vcenter.run(_add_host, self._ix)
         if task:
             await self._finish(task, f"add {self._ix.name} to {self._vcenter.url}")
-        for join in await self._vcenter.run(_join_switches, self._ix):
-            await self._finish(join, f"join {self._ix.name} to the distributed switch")
         await self.transit()
 
     async def remove_host(self) -> None:
         """Take the appliance out of vCenter; if it is not there, that is no error."""
         self._transit = None
-        for step in (_leave_switches, _disconnect, _destroy):
+        for step in (_disconnect, _destroy):
             for task in await self._vcenter.run(step, self._ix):
                 await self._finish(task, f"remove {self._ix.name} from {self._vcenter.url}")
 
@@ -127,34 +125,6 @@ def _add_host(instance: Any, ix: IxAddress) -> str:
     spec = vim.host.ConnectSpec(hostName=where, force=True)
     task = centers[0]["hostFolder"].AddStandaloneHost_Task(spec=spec, addConnected=True)
     return str(task._moId)
-
-
-def _switches(instance: Any) -> list[Any]:
-    return [item["obj"] for item in collect(instance, vim.DistributedVirtualSwitch, ["name"])]
-
-
-def _reconfigure(switch: Any, host: Any, operation: str) -> str:
-    member = vim.dvs.HostMember.ConfigSpec(operation=operation, host=host)
-    spec = vim.DistributedVirtualSwitch.ConfigSpec(configVersion=switch.config.configVersion, host=[member])
-    return str(switch.ReconfigureDvs_Task(spec)._moId)
-
-
-def _members(switch: Any) -> set[str]:
-    return {member.config.host._moId for member in switch.config.host if member.config.host}
-
-
-def _join_switches(instance: Any, ix: IxAddress) -> list[str]:
-    host = _host(instance, ix)
-    switches = [switch for switch in _switches(instance) if host._moId not in _members(switch)]
-    return [_reconfigure(switch, host, "add") for switch in switches]
-
-
-def _leave_switches(instance: Any, ix: IxAddress) -> list[str]:
-    host = _host(instance, ix)
-    if host is None:
-        return []
-    switches = [switch for switch in _switches(instance) if host._moId in _members(switch)]
-    return [_reconfigure(switch, host, "remove") for switch in switches]
 
 
 def _disconnect(instance: Any, ix: IxAddress) -> list[str]:

@@ -143,7 +143,7 @@ class MobilityAgent:
         for state in self.moves.vms():
             if state.config.instance_uuid == request.match_info["vm"]:
                 return _answer(state)
-        raise MoveError("NotFound", f"no VM {request.match_info['vm']} here", 404)
+        raise MoveError("ManagedObjectNotFound", f"no VM {request.match_info['vm']} here", 404)
 
     async def _register(self, request: web.Request) -> web.Response:
         return _answer(await self.moves.register((await _body(request, RegisterVm)).vmx))

@@ -18,6 +18,9 @@ from landbridge.hcx.ix.model import (
 class IxClient(HostClient):
     """Calls to one interconnect appliance, over mutual TLS with the site's authority."""
 
+    async def __aenter__(self) -> "IxClient":
+        return self
+
     async def info(self) -> IxInfo:
         return await self._call("GET", "/ix", IxInfo)
 

@@ -155,7 +155,7 @@ class Moves:
                 await self._save(move)
                 self._changed("vm-removed", vm, "unregistered")
                 return
-        raise MoveError("NotFound", f"no VM {vm} here", 404)
+        raise MoveError("ManagedObjectNotFound", f"no VM {vm} here", 404)
 
     async def incoming(self, request: IncomingVm) -> Vmotion:
         """vCenter moves a VM here: answered when the other site is ready to take it."""
@@ -237,7 +237,7 @@ class Moves:
         for move in self._moves.values():
             if move.vmotion == vmotion:
                 return move
-        raise MoveError("NotFound", f"no vMotion {vmotion} here", 404)
+        raise MoveError("ManagedObjectNotFound", f"no vMotion {vmotion} here", 404)
 
     async def _wait(self, migration: str, wait: float, until: Callable[[Move], bool]) -> Move:
         try:

@@ -103,21 +103,12 @@ class Carrying:
 
     def _take(self, state: HalfState) -> None:
         progress = self.progress
-        progress.percent = max(progress.percent, state.percent)
-        progress.carried = state.carried or progress.carried
-        detail = state.detail
-        progress.phase = detail.get("phase", _phase(progress))
-        progress.dirty_rate = float(detail["dirty_rate"]) if "dirty_rate" in detail else progress.dirty_rate
-        progress.downtime_ms = float(detail["downtime_ms"]) if "downtime_ms" in detail else progress.downtime_ms
+        progress.take(state)
         now, total = time.monotonic(), sum(progress.carried.values())
         then, before = self._measured
         if now - then >= _MEASURE:
             progress.rate = max(0.0, (total - before) / (now - then))
             self._measured = (now, total)
-
-
-def _phase(progress: Progress) -> str:
-    """What the bytes say, where vCenter does not say more."""
-    if progress.memory_done:
-        return "memory"
-    return "disk" if progress.disk_done else "prepared"
+        if state.abort_requested and not state.final:
+            self._ends["source"] = MigrationStopped("the source's vCenter gave the move up")
+            self._news.set()

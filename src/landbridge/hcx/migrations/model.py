@@ -119,19 +119,26 @@ class Progress(BaseModel):
     percent: int = 0
     phase: str = ""
     disk_total: int = 0
+    disk_done: int = 0
     memory_total: int = 0
+    memory_done: int = 0
     carried: dict[str, int] = {}
     rate: float = 0.0
     dirty_rate: float | None = None
     downtime_ms: float | None = None
 
-    @property
-    def disk_done(self) -> int:
-        return sum(count for channel, count in self.carried.items() if channel.startswith("disk"))
-
-    @property
-    def memory_done(self) -> int:
-        return self.carried.get("ram", 0)
+    def take(self, state: "HalfState") -> None:
+        """What the source's half tells that is newer; totals that are not known yet do not undo those that are."""
+        detail = state.detail
+        self.percent = max(self.percent, state.percent)
+        self.carried = state.carried or self.carried
+        self.phase = detail.get("phase", self.phase)
+        self.disk_total = int(detail.get("diskTotal", 0)) or self.disk_total
+        self.disk_done = int(detail.get("diskDone", 0)) or self.disk_done
+        self.memory_total = int(detail.get("memoryTotal", 0)) or self.memory_total
+        self.memory_done = int(detail.get("memoryDone", 0)) or self.memory_done
+        self.dirty_rate = float(detail["dirtyRate"]) if "dirtyRate" in detail else self.dirty_rate
+        self.downtime_ms = float(detail["downtimeMs"]) if "downtimeMs" in detail else self.downtime_ms
 
 
 class Migration(Document):
@@ -240,9 +247,12 @@ class HalfState(BaseModel):
     phase: Literal["running", "succeeded", "failed"] = "running"
     error: str = ""
     percent: int = 0
-    # What the task's description carries beyond the percents (phase, dirty_rate, downtime_ms, ...)
+    # What the task's description carries beyond the percents: phase, diskTotal, diskDone, memoryTotal, memoryDone
+    # (bytes), rate, dirtyRate (bytes a second), downtimeMs; as vCenter's vMotion puts them there.
     detail: dict[str, str] = {}
     carried: dict[str, int] = {}
+    # vCenter wants the move given up, and waits for word of what became of it.
+    abort_requested: bool = False
 
     @property
     def final(self) -> bool:

@@ -19,6 +19,7 @@ from landbridge.hcx.migrations.halves import RemoteSource, RemoteTarget, Source,
 from landbridge.hcx.migrations.model import (
     FINAL_STATES,
     Findings,
+    HalfState,
     Migration,
     MigrationInput,
     MigrationState,
@@ -207,6 +208,14 @@ class Migrations:
                 kept = await self._get(document.id)
                 kept.progress = carrying.progress
                 await self._store.put(kept)
+
+    async def note_end(self, migration: str, state: HalfState) -> None:
+        """Keep the source's last word on the move: its numbers, among them the guest's silence."""
+        async with self._changing:
+            document = await self._get(migration)
+            document.progress.take(state)
+            await self._store.put(document)
+            self._progress.pop(migration, None)
 
     async def warn(self, migration: str, warning: str) -> None:
         async with self._changing:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pyVmomi import vim, vmodl
 
 from landbridge.esx.client import HostError
-from landbridge.esx.model import ApiError
+from landbridge.esx.model import ApiError, VmotionPhase
 from landbridge.hcx.ix.client import IxClient
 from landbridge.hcx.ix.model import Announcement
 from landbridge.hcx.mesh import Mesh, MeshError, Transit
@@ -26,6 +26,7 @@ from landbridge.hcx.migrations.model import (
 from landbridge.hcx.store import Document, Store
 from landbridge.hcx.vsphere import VCenter, fault_text
 
+_LEAVE_TIMEOUT = 60.0  # seconds
 _UNREGISTER_ATTEMPTS = 20
 _UNREGISTER_PAUSE = 0.25  # seconds
 
@@ -131,7 +132,8 @@ class LocalSource(Source):
         await self._known(migration)
         state = await self._follower.state(migration, seen.seq, seen.wait)
         with contextlib.suppress(HostError):
-            return state.model_copy(update={"carried": (await self._ix.move(migration)).carried})
+            move = await self._ix.move(migration)
+            return state.model_copy(update={"carried": move.carried, "abort_requested": move.abort_requested})
         return state
 
     async def cancel(self, migration: str, _: Nothing) -> Nothing:
@@ -147,6 +149,8 @@ class LocalSource(Source):
         if half is None:
             return HalfState(phase="failed", error="the migration did not begin at its source")
         error = ApiError(type="OperationAborted", message=outcome.error) if outcome.error else None
+        if error is None and half.task:
+            await self._let_source_host_leave(half)
         with contextlib.suppress(HostError):  # the appliance never heard of it: then vCenter did not ask it either
             await self._ix.finish(migration, error)
         if not half.task:
@@ -158,6 +162,18 @@ class LocalSource(Source):
         if not outcome.error and not half.left:
             await self._unregister(half)
         return state
+
+    async def _let_source_host_leave(self, half: SourceHalf) -> None:
+        """Wait until the source host knows that the VM runs elsewhere: it learns it over streams that end with us.
+
+        A host that died meanwhile has nothing left to learn them for, so the wait ends.
+        """
+        self._follower.follow(half.id, half.task)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_TIMEOUT):
+                state = await self._follower.state(half.id)
+                while not state.final and state.detail.get("phase") != VmotionPhase.SUCCEEDED:
+                    state = await self._follower.state(half.id, state.seq, _LEAVE_TIMEOUT)
 
     async def _unregister(self, half: SourceHalf) -> None:
         """Take the VM, which is on the appliance now and runs elsewhere, out of this vCenter."""

@@ -182,7 +182,8 @@ async def leave_source(migration: str) -> None:
     document = await _here().enter(migration, "SOURCE_SIDE_CLEANUP")
     source = _here().source(document)
     try:
-        await _until_done("ending at the source", lambda: source.finish(migration, Outcome()))
+        end = await _until_done("ending at the source", lambda: source.finish(migration, Outcome()))
+        await _here().note_end(migration, end)
     except MigrationStopped as stop:
         await _here().warn(migration, stop.message)
 
