@@ -11,5 +11,5 @@ The core: `managed` (what a managed object is), `inventory` (all of them), `call
   task; `await create_cluster(call, folder, name, spec)` answering the new cluster's managed object.
 - every Datastore object has `access() -> (HostClient, name)`: the client of a connected host that sees it and the
   datastore's name there; HostNotConnected if there is none.
-- modules imported by `objects.load_all()` may call `tasks.on_resume` in a function `resumes(tasks)`.
+- `provisioning` and `relocate` may have a function `resumes(tasks)` that calls `tasks.on_resume`.
 """

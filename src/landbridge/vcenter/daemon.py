@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import importlib.util
 import logging
 import pkgutil
 import uuid
@@ -101,10 +100,8 @@ def load_objects(tasks: Tasks) -> None:
     """Import all managed object types, and let those that resume tasks say so."""
     for module in pkgutil.iter_modules(objects.__path__, f"{objects.__name__}."):
         importlib.import_module(module.name)
-    for module in ("landbridge.vcenter.provisioning", "landbridge.vcenter.relocate"):
-        if importlib.util.find_spec(module) is None:
-            continue
-        resumes = getattr(importlib.import_module(module), "resumes", None)
+    for name in ("provisioning", "relocate"):
+        resumes = getattr(importlib.import_module(f"landbridge.vcenter.{name}"), "resumes", None)
         if resumes is not None:
             resumes(tasks)
 

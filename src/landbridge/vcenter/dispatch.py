@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -44,7 +44,7 @@ async def _dispatch(request: Request, call: Call) -> Any:
         raise vmodl.fault.ManagedObjectNotFound(obj=request.this, msg=f"There is no object {request.this._moId}.")
     if method.wsdl_name == "Fetch":
         return fetch(call, managed, request.arguments["prop"])
-    function = _implementation(type(managed), method)
+    function = _implementation(managed.__class__, method)
     refuse_unless(call.session, required_privilege(managed, method), managed)
     if function is None:
         raise vmodl.fault.NotSupported(msg=f"{method.wsdl_name} of {managed.kind.__name__} is not supported.")
@@ -71,7 +71,7 @@ def required_privilege(managed: Managed, method: Method) -> str:
 
 
 @cache
-def _implementation(kind: type[Managed], method: Method) -> Callable[..., Awaitable[Any]] | None:
+def _implementation(kind: Any, method: Method) -> Any:
     declared = GetVmodlType(method.info.typeName)
     if not issubclass(kind.kind, declared):
         fault = vmodl.fault.MethodNotFound(method=method.wsdl_name)

@@ -22,7 +22,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyVmomi import vim
-from pyVmomi.VmomiSupport import ManagedObject
 
 if TYPE_CHECKING:
     from landbridge.vcenter.calls import Call
@@ -69,7 +68,8 @@ class Managed:
         self.inventory = inventory
         self.moid = moid
         self.facts: dict[str, Any] = {} if facts is None else facts
-        self.ref: ManagedObject = self.kind(moid, None)
+        # A reference as pyVmomi has it: `kind(moid, None)`.
+        self.ref: Any = self.kind(moid, None)
         # The inventory's version at the last change of any property.
         self.version = 0
         self._properties: dict[str, Any] = {}

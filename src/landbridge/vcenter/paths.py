@@ -53,12 +53,12 @@ def evaluate(managed: Managed, path: str) -> Any:
         except AttributeError:
             raise invalid(path, managed.kind) from None
         if isinstance(inner, list) and not isinstance(inner, Array):
-            inner = declared_type(type(value), name)(inner)
+            inner = declared_type(value.__class__, name)(inner)
         value = inner if key is None else element(inner, key, path)
     return value
 
 
-def check(kind: type, path: str) -> None:
+def check(kind: Any, path: str) -> None:
     """InvalidProperty if a type can not have a path, whatever its values; deeper fields may belong to subclasses."""
     if parse(path)[0][0] not in property_names(kind):
         raise invalid(path, kind)

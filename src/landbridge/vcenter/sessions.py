@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
-from pyVmomi import vim, vmodl
+from pyVmomi import vim
 
 from landbridge.vcenter.authorization import ADMINISTRATOR, READ_ONLY
 from landbridge.vcenter.managed import Managed
@@ -86,7 +86,7 @@ class SessionObject(Managed):
 
     def __init__(self, inventory: "Inventory", session: Session) -> None:
         if len(session.objects) >= _MAX_OBJECTS:
-            fault = vmodl.fault.LimitExceeded(limit=_MAX_OBJECTS)
+            fault = vim.fault.LimitExceeded(limit=_MAX_OBJECTS)
             fault.msg = f"The session has {_MAX_OBJECTS} views, filters and collectors; destroy some first."
             raise fault
         super().__init__(inventory, f"session[{session.key}]{uuid.uuid4()}")
@@ -163,7 +163,7 @@ class Sessions:
         """Check a password and open a session; InvalidLogin if it is wrong, or was wrong too often."""
         role = await self.check(user, password, address)
         if len(self._by_token) >= _MAX_SESSIONS:
-            fault = vmodl.fault.LimitExceeded(limit=_MAX_SESSIONS)
+            fault = vim.fault.LimitExceeded(limit=_MAX_SESSIONS)
             fault.msg = f"There are {_MAX_SESSIONS} sessions; log some out first."
             raise fault
         session = Session(display(canonical(user)), role, address, user_agent[:200], locale or "en")
@@ -221,7 +221,7 @@ class Sessions:
 
     def _verify(self, digest: str, password: str) -> bool:
         try:
-            return self._hasher.verify(digest, password)
+            return bool(self._hasher.verify(digest, password))
         except (Argon2Error, InvalidHashError):
             return False
 

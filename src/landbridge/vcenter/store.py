@@ -73,7 +73,7 @@ class Store:
 
         def read(connection: sa.Connection) -> tuple[list[tuple[str, str, dict[str, Any]]], int]:
             rows = connection.execute(sa.select(_objects).order_by(_objects.c.position)).all()
-            counter = connection.execute(_setting("counter")).scalar()
+            counter = _value(connection, "counter")
             return [(row.moid, row.kind, json.loads(row.facts)) for row in rows], int(counter or 0)
 
         return await self._run(read)
@@ -126,7 +126,7 @@ class Store:
         await self._run(lambda connection: connection.execute(sa.delete(_users).where(_users.c.name == name)))
 
     async def setting(self, name: str) -> str | None:
-        return await self._run(lambda connection: connection.execute(_setting(name)).scalar())
+        return await self._run(lambda connection: _value(connection, name))
 
     async def put_setting(self, name: str, value: str) -> None:
         values = {"name": name, "value": value}
@@ -160,8 +160,9 @@ def default_url(state_dir: Path) -> str:
     return f"sqlite:///{state_dir / 'vcenter.db'}"
 
 
-def _setting(name: str) -> sa.Select[tuple[str]]:
-    return sa.select(_settings.c.value).where(_settings.c.name == name)
+def _value(connection: sa.Connection, name: str) -> str | None:
+    value: str | None = connection.execute(sa.select(_settings.c.value).where(_settings.c.name == name)).scalar()
+    return value
 
 
 def _engine(url: str) -> sa.Engine:

@@ -42,7 +42,8 @@ class Task(Managed):
     prefix = "task"
 
     @property
-    def info(self) -> vim.TaskInfo:
+    def info(self) -> Any:
+        """Its TaskInfo."""
         return self.value("info")
 
     async def restored(self) -> None:
@@ -154,7 +155,8 @@ class Tasks:
         await self._inventory.add(task)
         self._show(task)
         self._run(task, work)
-        return task.ref
+        ref: vim.Task = task.ref
+        return ref
 
     def on_resume(self, description_id: str, work: Work) -> None:
         """`work` adopts tasks of `description_id` that were under way when vCenter died."""

@@ -80,7 +80,7 @@ class ValueWriter:
         elif isinstance(value, ManagedObject):
             out.append(f'<{tag} xsi:type="ManagedObjectReference"{_reference(value)}</{tag}>')
         else:
-            kind = type if isinstance(value, type) else type(value)
+            kind: Any = type if isinstance(value, type) else type(value)
             out.append(f"<{tag}{_any_type(kind)}>{_text(value)}</{tag}>")
 
     def data(self, out: Out, tag: str, value: Any) -> None:
@@ -165,9 +165,9 @@ def reference(tag: str, ref: ManagedObject) -> str:
     return f"<{tag}{_reference(ref)}</{tag}>"
 
 
-def _reference(ref: ManagedObject) -> str:
+def _reference(ref: Any) -> str:
     guid = f' serverGuid="{ref._serverGuid}"' if ref._serverGuid is not None else ""
-    return f'{guid} type="{_wsdl_name(type(ref))}">{escape(ref._moId)}'
+    return f'{guid} type="{_wsdl_name(ref.__class__)}">{escape(ref._moId)}'
 
 
 @cache

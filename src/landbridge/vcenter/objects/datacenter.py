@@ -68,16 +68,16 @@ class Datacenter(Entity):
                 found.append(each.ref)
         return found
 
-    async def rename_task(self, call: Call, new_name: str) -> vim.Task:
+    async def rename_task(self, call: Call, new_name: str) -> Any:
         return await rename(call, self, new_name)
 
-    async def destroy_task(self, call: Call) -> vim.Task:
+    async def destroy_task(self, call: Call) -> Any:
         async def work(task: TaskHandle) -> None:
             await destroy_empty(self)
 
         return await self.inventory.tasks.start(call, self, "Datacenter.destroy", work)
 
-    async def power_on_multi_vm_task(self, call: Call, vm: list[Any], option: list[Any]) -> vim.Task:
+    async def power_on_multi_vm_task(self, call: Call, vm: list[Any], option: list[Any]) -> Any:
         from landbridge.vcenter import provisioning
 
         for ref in vm:

@@ -34,7 +34,7 @@ class EventManager(Managed):
         found = matching(self.inventory, filter_)
         return found[-(filter_.maxCount or _LARGEST_ANSWER) :]
 
-    async def create_collector_for_events(self, call: Call, filter_: Any) -> vim.event.EventHistoryCollector:
+    async def create_collector_for_events(self, call: Call, filter_: Any) -> Any:
         assert call.session is not None
         made = EventHistoryCollector(self.inventory, call.session, filter_)
         await made.appear()

@@ -52,12 +52,12 @@ class Folder(Entity):
 
     # -- creating -----------------------------------------------------------------------------------------
 
-    async def create_folder(self, call: Call, name: str) -> vim.Folder:
+    async def create_folder(self, call: Call, name: str) -> Any:
         name = free_name(self, name)
         made = await create_folder(self.inventory, name, self.holds, self)
         return made.ref
 
-    async def create_datacenter(self, call: Call, name: str) -> vim.Datacenter:
+    async def create_datacenter(self, call: Call, name: str) -> Any:
         self._require("root", "datacenters")
         name = free_name(self, name)
         from landbridge.vcenter.objects.datacenter import create_datacenter
@@ -72,7 +72,7 @@ class Folder(Entity):
         )
         return made.ref
 
-    async def create_cluster_ex(self, call: Call, name: str, spec: Any) -> vim.ClusterComputeResource:
+    async def create_cluster_ex(self, call: Call, name: str, spec: Any) -> Any:
         from landbridge.vcenter import provisioning
 
         self._require("host", "clusters")
@@ -80,7 +80,7 @@ class Folder(Entity):
         made = await provisioning.create_cluster(call, self, name, spec)
         return made.ref
 
-    async def create_vm_task(self, call: Call, config: Any, pool: Any, host: Any = None) -> vim.Task:
+    async def create_vm_task(self, call: Call, config: Any, pool: Any, host: Any = None) -> Any:
         from landbridge.vcenter import provisioning
 
         self._require("vm", "virtual machines")
@@ -94,7 +94,7 @@ class Folder(Entity):
         name: str | None = None,
         pool: Any = None,
         host: Any = None,
-    ) -> vim.Task:
+    ) -> Any:
         from landbridge.vcenter import provisioning
 
         self._require("vm", "virtual machines")
@@ -102,13 +102,13 @@ class Folder(Entity):
 
     async def add_standalone_host_task(
         self, call: Call, spec: Any, add_connected: bool, comp_res_spec: Any = None, license_: str | None = None
-    ) -> vim.Task:
+    ) -> Any:
         from landbridge.vcenter import provisioning
 
         self._require("host", "hosts")
         return await provisioning.add_standalone_host(call, self, spec, comp_res_spec, add_connected, license_)
 
-    async def create_dvs_task(self, call: Call, spec: Any) -> vim.Task:
+    async def create_dvs_task(self, call: Call, spec: Any) -> Any:
         from landbridge.vcenter import provisioning
 
         self._require("network", "distributed switches")
@@ -116,10 +116,10 @@ class Folder(Entity):
 
     # -- changing -----------------------------------------------------------------------------------------
 
-    async def rename_task(self, call: Call, new_name: str) -> vim.Task:
+    async def rename_task(self, call: Call, new_name: str) -> Any:
         return await rename(call, self, new_name)
 
-    async def move_into_folder_task(self, call: Call, list_: Sequence[Any]) -> vim.Task:
+    async def move_into_folder_task(self, call: Call, list_: Sequence[Any]) -> Any:
         moving: list[Entity] = [self.inventory.get(ref) for ref in list_]
 
         async def work(task: TaskHandle) -> None:
@@ -130,7 +130,7 @@ class Folder(Entity):
 
         return await self.inventory.tasks.start(call, self, "Folder.moveInto", work)
 
-    async def destroy_task(self, call: Call) -> vim.Task:
+    async def destroy_task(self, call: Call) -> Any:
         async def work(task: TaskHandle) -> None:
             if isinstance(self.parent, Entity) and isinstance(self.parent, Folder):
                 await destroy_empty(self)
@@ -171,7 +171,7 @@ def free_name(parent: Entity, name: str) -> str:
     return written
 
 
-async def rename(call: Call, entity: Entity, name: str) -> vim.Task:
+async def rename(call: Call, entity: Entity, name: str) -> Any:
     """`Rename_Task` of entities whose name is only in the inventory."""
     kind = entity.kind.__name__.rpartition(".")[2]
 

@@ -15,7 +15,7 @@ class SearchIndex(Managed):
     kind = vim.SearchIndex
     durable = False
 
-    async def find_by_inventory_path(self, call: Call, inventory_path: str) -> vim.ManagedEntity | None:
+    async def find_by_inventory_path(self, call: Call, inventory_path: str) -> Any:
         here: Entity = self.inventory.get(_ROOT)
         names = [name for name in inventory_path.split("/") if name]
         if names and names[0] == here.name:
@@ -27,7 +27,7 @@ class SearchIndex(Managed):
             here = child
         return here.ref
 
-    async def find_child(self, call: Call, entity: Any, name: str) -> vim.ManagedEntity | None:
+    async def find_child(self, call: Call, entity: Any, name: str) -> Any:
         child = _child(self.inventory.get(entity), name)
         return child.ref if child is not None else None
 
@@ -48,7 +48,7 @@ class SearchIndex(Managed):
 
         def vm(entity: Any) -> bool:
             config = entity.state.config
-            return wanted == (config.instance_uuid if instance else config.uuid)
+            return bool(wanted == (config.instance_uuid if instance else config.uuid))
 
         def host(entity: Any) -> bool:
             return wanted == str(entity.value("summary").hardware.uuid).lower()

@@ -26,7 +26,7 @@ class TaskManager(Managed):
         self.lazy("recentTask", inventory.tasks.recent)
         self.lazy("description", _description)
 
-    async def create_collector_for_tasks(self, call: Call, filter_: Any) -> vim.TaskHistoryCollector:
+    async def create_collector_for_tasks(self, call: Call, filter_: Any) -> Any:
         assert call.session is not None
         made = TaskHistoryCollector(self.inventory, call.session, filter_)
         await made.appear()

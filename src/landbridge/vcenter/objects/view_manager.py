@@ -130,7 +130,7 @@ class ViewManager(Managed):
 
     async def create_container_view(
         self, call: Call, container: Any, recursive: bool, type_: list[type]
-    ) -> vim.view.ContainerView:
+    ) -> Any:
         assert call.session is not None
         entity = self.inventory.get(container)
         if not isinstance(entity, Entity):
@@ -139,15 +139,15 @@ class ViewManager(Managed):
             )
         return await self._made(ContainerView(self.inventory, call.session, entity, type_, bool(recursive)))
 
-    async def create_list_view(self, call: Call, obj: list[Any]) -> vim.view.ListView:
+    async def create_list_view(self, call: Call, obj: list[Any]) -> Any:
         assert call.session is not None
         return await self._made(ListView(self.inventory, call.session, obj))
 
-    async def create_list_view_from_view(self, call: Call, view: Any) -> vim.view.ListView:
+    async def create_list_view_from_view(self, call: Call, view: Any) -> Any:
         assert call.session is not None
         return await self._made(ListView(self.inventory, call.session, list(_own(call, view).value("view"))))
 
-    async def create_inventory_view(self, call: Call) -> vim.view.InventoryView:
+    async def create_inventory_view(self, call: Call) -> Any:
         assert call.session is not None
         root = self.inventory.get("group-d1")
         return await self._made(InventoryView(self.inventory, call.session, root))
