@@ -16,7 +16,7 @@ _browser = vim.host.DatastoreBrowser
 # By the ending of a file's name: the type of description clients ask for.
 _TYPES = {
     ".vmx": _browser.VmConfigInfo,
-    ".vmtx": _browser.TemplateConfigInfo,
+    ".vmtx": _browser.TemplateVmConfigInfo,
     ".vmdk": _browser.VmDiskInfo,
     ".nvram": _browser.VmNvramInfo,
     ".vmsn": _browser.VmSnapshotInfo,
@@ -26,7 +26,7 @@ _TYPES = {
 }
 _QUERIES = {
     _browser.VmConfigQuery: _browser.VmConfigInfo,
-    _browser.TemplateConfigQuery: _browser.TemplateConfigInfo,
+    _browser.TemplateVmConfigQuery: _browser.TemplateVmConfigInfo,
     _browser.VmDiskQuery: _browser.VmDiskInfo,
     _browser.VmNvramQuery: _browser.VmNvramInfo,
     _browser.VmSnapshotQuery: _browser.VmSnapshotInfo,
