@@ -1,8 +1,8 @@
 """Whether KVM really runs guests here.
 
 On some nested hypervisors /dev/kvm opens and makes a VM, and the guest then hangs or crawls: 18 s for a boot sector
-that plain emulation runs in 0.1 s. So a guest is run, a boot sector that ends QEMU through its debug exit device, and it
-must be done in time. The answer holds until the machine boots again, and is kept that long.
+that plain emulation runs in 0.1 s. So a guest is run, a boot sector that ends QEMU through its debug exit device, and
+it must be done in time. The answer holds until the machine boots again, and is kept that long.
 """
 
 import asyncio

@@ -6,8 +6,10 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -148,11 +150,15 @@ class TestHost:
             await self.kill()
         await self.client.close()
         for pid_file in self.run.glob("*/pid"):
-            pid = lock_holder(pid_file)
-            if pid is not None:
+            if (pid := lock_holder(pid_file)) is not None:
                 os.kill(pid, signal.SIGKILL)
-                while lock_holder(pid_file) is not None:
-                    await asyncio.sleep(0.01)
+                await asyncio.to_thread(_wait_for_end, pid_file)
+
+
+def _wait_for_end(pid_file: Path) -> None:
+    deadline = time.monotonic() + _UP
+    while lock_holder(pid_file) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
@@ -169,6 +175,21 @@ async def running_hosts(directory: Path, *names: str, uplink: str | None = None)
         for host in hosts:
             await host.close()
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def tool(*command: str | Path) -> str:
+    """Run a command-line tool of QEMU's and return what it prints."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def exists(path: str) -> bool:
+    """Whether a file is there (of /proc, or a small one: it blocks for no time worth speaking of)."""
+    return Path(path).exists()
+
+
+def read(path: str) -> bytes:
+    """The content of a small file."""
+    return Path(path).read_bytes()
 
 
 def powered_on(state: VmState) -> bool:

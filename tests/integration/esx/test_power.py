@@ -3,14 +3,13 @@
 import asyncio
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from landbridge.esx.client import HostError
 from landbridge.esx.model import Firmware, PowerOperation, PowerState
 
-from .hosts import TestHost, powered_off, powered_on
+from .hosts import TestHost, exists, powered_off, powered_on, read
 
 
 async def refused(call: object, fault: str) -> HostError:
@@ -30,7 +29,7 @@ async def test_a_vm_goes_on_and_off(host: TestHost) -> None:
     off = await host.client.power(vm.config.instance_uuid, PowerOperation.OFF)
     assert off.power_state is PowerState.OFF
     assert host.qemu_pid(vm) is None
-    assert not Path(f"/proc/{pid}").exists()
+    assert not exists(f"/proc/{pid}")
 
 
 async def test_an_operation_that_does_not_fit_the_power_state_is_refused(host: TestHost) -> None:
@@ -132,7 +131,7 @@ async def test_efi_variables_are_kept(host: TestHost) -> None:
     vm = await host.create("efi", firmware=Firmware.EFI)
     await host.client.power(vm.config.instance_uuid, PowerOperation.ON)
     nvram = host.datastore / "efi" / "efi.nvram"
-    template = Path("/usr/share/OVMF/OVMF_VARS_4M.fd").read_bytes()
+    template = read("/usr/share/OVMF/OVMF_VARS_4M.fd")
     for _ in range(600):
         # The firmware writes its variables soon after it starts.
         if nvram.read_bytes() != template:
