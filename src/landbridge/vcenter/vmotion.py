@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _WAIT = 30.0  # seconds an agent keeps a request open while nothing changes
 _FIRST_RETRY, _LAST_RETRY = 0.1, 2.0  # seconds between attempts to reach an agent
 _BOTH_AWAY = 600.0  # seconds after which a move is given up whose two hosts do not answer
+_LAST_WORD = 2.0  # seconds for the source's final numbers
 _LEAVE_SOURCE = 30.0  # seconds a source gets to notice that its target is gone
 _FINAL = (VmotionPhase.SUCCEEDED, VmotionPhase.FAILED)
 _TOO_LATE = (VmotionPhase.SWITCHOVER, VmotionPhase.IN_DOUBT, *_FINAL)
@@ -71,6 +72,7 @@ class Watch:
             while True:
                 verdict = await self._judge(*ends)
                 if verdict is not None:
+                    await self._last_word(ends[0])
                     return verdict
                 self._changed.clear()
                 try:
@@ -118,6 +120,14 @@ class Watch:
             self.task.allow_cancel(False)
         if latest.direction == "outgoing":
             show_progress(self.task, latest)
+
+    async def _last_word(self, source: _End) -> None:
+        """The source's numbers of the whole move, the guest's pause among them, for who reads the task."""
+        try:
+            async with asyncio.timeout(_LAST_WORD):
+                self._show(await self._client(source.host).vmotion(self.id))
+        except (HostError, HostUnreachable, TimeoutError) as error:
+            log.info("vMotion %s: %s tells no more of it: %s", self.id, source.host.name, error)
 
     async def _on_cancel(self, source: _End) -> None:
         await self.task.cancel_requested.wait()
