@@ -16,7 +16,7 @@ from typing import Any
 
 from qemu.qmp import EventListener
 
-from landbridge.esx import hardware, memory_image
+from landbridge.esx import hardware, memory_image, snapshot_file
 from landbridge.esx.faults import Fault, as_fault
 from landbridge.esx.guest import GuestAgent
 from landbridge.esx.host import Host
@@ -25,11 +25,14 @@ from landbridge.esx.model import Firmware, GuestState, PowerOperation, PowerStat
 from landbridge.esx.process import QemuProcess, started_at
 from landbridge.esx.qmp import Qmp
 from landbridge.esx.switch import SwitchError
+from landbridge.esx.vm_files import beside, efi_variables, machine_files
+from landbridge.esx.vm_files import read_vmx as read_vmx
+from landbridge.esx.vm_files import write_vmx as write_vmx
 from landbridge.esx.vmx import VmxFile
-from landbridge.vsan import image
 from landbridge.vsan.faults import StorageFault
 
 _log = logging.getLogger(__name__)
+_END_TIMEOUT = 10.0  # seconds from the end of a monitor to the end of its process
 _RESUME_TIMEOUT = 200.0  # seconds for reading or writing a guest's memory
 
 
@@ -68,7 +71,9 @@ class VirtualMachine:
     @classmethod
     def load(cls, host: Host, vmx: Path) -> "VirtualMachine":
         """Read a VM from its VMX file. Blocks for a moment; Fault if the file is missing or makes no sense."""
-        return cls(host, vmx, read_vmx(host, vmx))
+        vm = cls(host, vmx, read_vmx(host, vmx))
+        vm.snapshots, vm.current_snapshot = snapshot_file.read(vmx)
+        return vm
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
@@ -191,7 +196,7 @@ class VirtualMachine:
         try:
             await self.launch(incoming=image_file is not None)
             if image_file is not None:
-                await memory_image.load(self.qmp, self.directory / image_file, _RESUME_TIMEOUT)
+                await memory_image.load(self.qmp, beside(self.host, self.vmx, image_file), _RESUME_TIMEOUT)
                 # From here on the image is stale: a crash now is a power failure, never a step back in time.
                 self.file.suspend_image = None
                 self.save()
@@ -201,7 +206,7 @@ class VirtualMachine:
             self.life = Life.SUSPENDED if self.file.suspend_image else Life.OFF
             raise
         if image_file is not None:
-            (self.directory / image_file).unlink(missing_ok=True)
+            beside(self.host, self.vmx, image_file).unlink(missing_ok=True)
         self._running("resumed" if image_file else "powered on")
 
     async def launch(self, *, incoming: bool = False) -> None:
@@ -211,6 +216,7 @@ class VirtualMachine:
         self.life = move(self.name, self.life, Life.STARTING)
         try:
             hardware.check(self.config)
+            self.host.require_memory(self.config)
             files = await asyncio.to_thread(self._files)
             files.taps = await self.plug()
             command = hardware.command_line(self.config, files, self.process, self.host.accelerator, incoming=incoming)
@@ -243,7 +249,6 @@ class VirtualMachine:
         await self.qmp.execute("system_reset")
         if self.life is Life.PAUSED:
             await self.qmp.execute("cont")
-        self.guest, self.tools_connected = GuestState(), False
         self.changed("reset")
 
     async def suspend(self) -> None:
@@ -342,23 +347,12 @@ class VirtualMachine:
         self.file.suspend_image = None
         self.save()
         if name:
-            (self.directory / name).unlink(missing_ok=True)
+            beside(self.host, self.vmx, name).unlink(missing_ok=True)
         self._off("powered off")
 
     def _files(self) -> hardware.MachineFiles:
-        """Find what the configuration names; StorageFault if it is not there or not allowed."""
-        datastores, config = self.host.datastores, self.config
-        files = hardware.MachineFiles(
-            chains={disk.key: datastores.chain(datastores.file(disk.path)) for disk in config.disks},
-            isos={one.key: datastores.file(one.iso) for one in config.cdroms if one.iso and one.connected},
-        )
-        for key, iso in list(files.isos.items()):
-            if not iso.is_file():
-                _log.warning("VM %s: %s is not there, its CD-ROM %d starts empty", self.name, iso.name, key)
-                del files.isos[key]
-        for port in config.serial_ports:
-            files.serials[port.key] = datastores.file(port.file) if port.file else self.directory / "serial.log"
-        if config.firmware is Firmware.EFI:
+        files = machine_files(self.host, self.vmx, self.config)
+        if self.config.firmware is Firmware.EFI:
             files.nvram = self.prepare_nvram()
         return files
 
@@ -367,11 +361,7 @@ class VirtualMachine:
         if self.file.nvram is None:
             self.file.nvram = f"{self.vmx.stem}.nvram"
             self.save()
-        datastores = self.host.datastores
-        path = datastores.file(f"{datastores.path_of(self.directory)}/{self.file.nvram}")
-        if not path.exists():
-            shutil.copyfile(hardware.OVMF_VARS, path)
-        return path
+        return efi_variables(beside(self.host, self.vmx, self.file.nvram))
 
     def tap(self, nic: int) -> str:
         """The name of a NIC's TAP on this host: the same after every start, and different on hosts that share a
@@ -434,12 +424,25 @@ class VirtualMachine:
         reader = asyncio.create_task(self._follow(listener))
         try:
             await qmp.closed()
-            await self.process.wait()
+            ended = await self._process_ended()
         finally:
             reader.cancel()
         while not listener.empty():
             self._take(await listener.get())
-        await self._ended()
+        if ended:
+            await self._ended()
+        else:
+            _log.warning("VM %s: the monitor's connection broke; connecting again", self.name)
+            await self._connect()
+
+    async def _process_ended(self) -> bool:
+        """QEMU closes its monitor when it ends: whether it does."""
+        try:
+            async with asyncio.timeout(_END_TIMEOUT):
+                await self.process.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _follow(self, listener: EventListener) -> None:
         async for event in listener:
@@ -488,39 +491,3 @@ class VirtualMachine:
 def _device_id(qdev: str) -> str:
     """query-block says `disk-2000`, or a path like `/machine/peripheral/disk-2000/virtio-backend`."""
     return qdev.split("/")[3] if qdev.startswith("/machine/peripheral/") else qdev
-
-
-def read_vmx(host: Host, vmx: Path) -> VmxFile:
-    """Read a VMX file, its file names turned into datastore paths."""
-    home = host.datastores.path_of(vmx.parent)
-
-    def to_path(name: str) -> str:
-        if name.startswith("/"):
-            return host.datastores.path_of(host.datastores.from_volume_path(name))
-        # Checked when it is used too; here it makes sure that what is shown is what is meant.
-        separator = " " if home.endswith("]") else "/"
-        host.datastores.file(f"{home}{separator}{name}")
-        return f"{home}{separator}{name}"
-
-    def capacity(path: str) -> int | None:
-        try:
-            return image.read_header(host.datastores.file(path)).capacity
-        except StorageFault:
-            return None
-
-    try:
-        return VmxFile.read(vmx, to_path, capacity)
-    except StorageFault as error:
-        raise Fault("InvalidVmConfig", f"{vmx.name}: {error}") from error
-
-
-def write_vmx(host: Host, vmx: Path, file: VmxFile) -> None:
-    """Write a VMX file, files beside it named without their directory."""
-
-    def from_path(path: str) -> str:
-        target = host.datastores.file(path)
-        if target.is_relative_to(vmx.parent.resolve()):
-            return str(target.relative_to(vmx.parent.resolve()))
-        return host.datastores.volume_path(target)
-
-    file.write(vmx, from_path)

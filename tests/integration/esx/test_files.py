@@ -1,6 +1,7 @@
 """VMs as files in datastores: laid out, registered from disk alone, deleted; and what must not get in or out."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from landbridge.esx.client import HostError
-from landbridge.esx.model import CreateVm, Disk, PowerOperation, PowerState
+from landbridge.esx.model import CreateVm, Disk, Firmware, PowerOperation, PowerState
 
 from .hosts import MIB, TestHost, tool, vm_config
 
@@ -268,3 +269,19 @@ async def test_a_wrong_request_says_what_is_wrong(host: TestHost) -> None:
     request = CreateVm(config=good, datastore="nowhere")
     await refused(host.client.create_vm(request), "FileNotFound")
     assert not (host.datastore / "never").exists()
+
+
+@pytest.mark.parametrize("key", ["checkpoint.vmState", "nvram"])
+async def test_a_vmx_file_can_not_reach_files_outside(host: TestHost, tmp_path: Path, key: str) -> None:
+    outside = tmp_path / "precious"
+    outside.write_text("precious")
+    vm = await host.create(f"reaching {key}", firmware=Firmware.EFI)
+    await host.client.unregister_vm(vm.config.instance_uuid)
+    vmx = host.datastore / f"reaching {key}" / f"reaching {key}.vmx"
+    vmx.write_text(f'{vmx.read_text()}{key} = "{outside}"\n')
+    await host.client.register_vm(vm.vmx)
+    for operation in (PowerOperation.ON, PowerOperation.OFF):
+        # Refused, or a file of that name inside the datastore is meant.
+        with contextlib.suppress(HostError):
+            await host.client.power(vm.config.instance_uuid, operation)
+    assert outside.read_text() == "precious"
