@@ -32,7 +32,7 @@ def authorize(call: Call, selected: Iterable[Selected]) -> None:
 def fetch(call: Call, managed: Managed, path: str) -> Raw | None:
     """The answer to pyVmomi's `managed_object.attribute`: one value."""
     authorize(call, [Selected(managed, (path,))])
-    value = evaluate(managed, path)
+    value = evaluate(call, managed, path)
     if value is None:
         return None
     out: Out = []
@@ -51,7 +51,7 @@ def object_contents(call: Call, selected: Sequence[Selected], tag: str) -> str:
         for path in each.paths:
             mark = len(out)
             try:
-                value = evaluate(managed, path)
+                value = evaluate(call, managed, path)
                 if value is not None:
                     out.append(f"<propSet><name>{escape(path)}</name>")
                     writer.any(out, "val", value)

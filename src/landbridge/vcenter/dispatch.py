@@ -66,7 +66,7 @@ def required_privilege(managed: Managed, method: Method) -> str:
     if privilege in (None, "", "System.View", "System.Read"):
         if looking or (privilege and not method.info.isTask):
             return privilege or "System.View"
-        return f"{managed.kind.__name__}.{method.wsdl_name}"
+        return f"{managed.kind.__name__.removeprefix('vim.')}.{method.wsdl_name}"
     return str(privilege)
 
 

@@ -68,17 +68,23 @@ class Events:
             "dvs": dvs,
         }
         _fill_in(subjects)
-        self._key += 1
         event = kind(**fields)
-        event.key = event.chainId = self._key
-        event.createdTime = dt.datetime.now(dt.UTC)
-        event.userName = user
-        event.fullFormattedMessage = message
         for name, subject in subjects.items():
             if subject is not None:
                 argument, field = _ARGUMENTS[name]
                 reference = {"network": "network", "compute_resource": "computeResource"}.get(name, name)
                 setattr(event, field, argument(name=str(subject.facts.get("name", "")), **{reference: subject.ref}))
+        return self.keep(event, message=message, user=user)
+
+    def keep(self, event: Any, *, message: str, user: str) -> Any:
+        """Record an event that is complete but for its key, time, user and text; returns it."""
+        self._key += 1
+        event.key = event.chainId = self._key
+        event.createdTime = dt.datetime.now(dt.UTC)
+        event.userName = user
+        event.fullFormattedMessage = message
+        if "message" in event.__dict__ and not event.message:  # general events have their text a second time
+            event.message = message
         self.kept.append(event)
         self._unwritten.put_nowait((self._key, to_text(event, "event", vim.event.Event)))
         if (manager := self._inventory.objects.get("EventManager")) is not None:

@@ -93,7 +93,7 @@ class PropertyFilter(SessionObject):
         changes, missing = [], []
         for path in selected.paths:
             try:
-                value = evaluate(managed, path)
+                value = evaluate(call, managed, path)
                 before = reported.values.get(path)
                 reported.values[path] = value
                 if not entering:

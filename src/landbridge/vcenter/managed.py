@@ -123,6 +123,10 @@ class Managed:
             raise KeyError(name)
         return None
 
+    def value_for(self, call: "Call", name: str) -> Any:
+        """A property as one session sees it; the same for all unless a class says otherwise."""
+        return self.value(name)
+
     def lazy(self, name: str, function: Callable[[], Any]) -> None:
         """A property computed when somebody asks, kept until `invalidate`."""
         self._lazy[name] = function
@@ -143,7 +147,6 @@ class Entity(Managed):
         "overallStatus": "green",
         "configStatus": "green",
         "alarmActionsEnabled": True,
-        "effectiveRole": [-1],
     }
 
     def __init__(self, inventory: "Inventory", moid: str, facts: dict[str, Any] | None = None) -> None:
@@ -151,6 +154,11 @@ class Entity(Managed):
         self._properties["name"] = self.facts.get("name", "")
         self._properties["parent"] = self._parent_ref()
         self._show_custom_fields()
+
+    def value_for(self, call: "Call", name: str) -> Any:
+        if name == "effectiveRole" and call.session is not None:
+            return [call.session.role]
+        return self.value(name)
 
     @property
     def name(self) -> str:

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vmodl
 from pyVmomi.VmomiSupport import Array, DataObject, GetVmodlType, ManagedObject
 
 from landbridge.vcenter.managed import Managed, property_names, same
+
+if TYPE_CHECKING:
+    from landbridge.vcenter.calls import Call
 
 _SEGMENT = re.compile(r'(\w+)(?:\[(?:"([^"]*)"|([^\]"]+))\])?(?:\.|$)')
 _MAX_LENGTH = 1000
@@ -29,7 +32,7 @@ def parse(path: str) -> tuple[tuple[str, str | None], ...]:
     return tuple(segments)
 
 
-def evaluate(managed: Managed, path: str) -> Any:
+def evaluate(call: "Call", managed: Managed, path: str) -> Any:
     """What a path leads to: a value, None if it is unset; InvalidProperty if there is no such path.
 
     Arrays come as pyVmomi's typed arrays, empty ones too.
@@ -38,7 +41,7 @@ def evaluate(managed: Managed, path: str) -> Any:
     name, key = segments[0]
     if name not in property_names(managed.kind):
         raise invalid(path, managed.kind)
-    value = managed.value(name)
+    value = managed.value_for(call, name)
     if isinstance(value, list) and not isinstance(value, Array):
         value = declared_type(managed.kind, name)(value)
     if key is not None:

@@ -102,7 +102,7 @@ def _walk(
             traversal = _resolve(each, named)
             if not issubclass(managed.kind, traversal.type):
                 continue
-            for ref in _references(managed, traversal.path):
+            for ref in _references(call, managed, traversal.path):
                 child = call.inventory.objects.get(ref._moId)
                 if child is not None:
                     queue.append((child, traversal.selectSet or (), bool(traversal.skip)))
@@ -127,8 +127,8 @@ def _traversals(select_set: Sequence[Any] | None) -> Iterator[Any]:
             stack.extend(each.selectSet or ())
 
 
-def _references(managed: Managed, path: str) -> Sequence[ManagedObject]:
-    value = evaluate(managed, path)
+def _references(call: Call, managed: Managed, path: str) -> Sequence[ManagedObject]:
+    value = evaluate(call, managed, path)
     if value is None:
         return ()
     if isinstance(value, ManagedObject):

@@ -43,15 +43,8 @@ class EventManager(Managed):
     async def post_event(self, call: Call, event_to_post: Any, task_info: Any = None) -> None:
         if not isinstance(event_to_post, vim.event.EventEx | vim.event.GeneralEvent | vim.event.ExtendedEvent):
             raise vim.fault.InvalidEvent(msg="Only EventEx, ExtendedEvent and general events can be posted.")
-        given = event_to_post
-        fields = {
-            info.name: value
-            for info in type(given)._GetPropertyList()
-            if info.name not in ("key", "chainId", "createdTime", "userName", "fullFormattedMessage")
-            and (value := getattr(given, info.name)) not in (None, [])
-        }
-        message = given.fullFormattedMessage or getattr(given, "message", None) or ""
-        self.inventory.events.post(type(given), message=message, user=call.user, **fields)
+        message = event_to_post.fullFormattedMessage or getattr(event_to_post, "message", None) or ""
+        self.inventory.events.keep(event_to_post, message=message, user=call.user)
 
     async def log_user_event(self, call: Call, entity: Any, msg: str) -> None:
         about = self.inventory.get(entity)

@@ -208,6 +208,11 @@ class PropertyCollector(_Methods):
             self._states[call.session.key] = (call.session, _Collecting())
         return self._states[call.session.key][1]
 
+    def value_for(self, call: Call, name: str) -> Any:
+        if name == "filter":
+            return [each.ref for each in self._state(call).filters.values()]
+        return self.value(name)
+
     async def destroy_property_collector(self, call: Call) -> None:
         raise vmodl.fault.NotSupported(msg="The session's default property collector can not be destroyed.")
 

@@ -23,6 +23,11 @@ class SessionManager(Managed):
         super().__init__(inventory, moid, facts)
         self.lazy("sessionList", lambda: [session.describe() for session in inventory.sessions.all()])
 
+    def value_for(self, call: Call, name: str) -> Any:
+        if name == "currentSession":
+            return call.session.describe() if call.session is not None else None
+        return self.value(name) if name != "sessionList" or call.session is not None else None
+
     async def login(self, call: Call, user_name: str, password: str, locale: str | None = None) -> vim.UserSession:
         if call.session is not None:
             raise vim.fault.InvalidLogin(msg="This connection is logged in already; log out first.")

@@ -128,9 +128,7 @@ class ViewManager(Managed):
     kind = vim.view.ViewManager
     durable = False
 
-    async def create_container_view(
-        self, call: Call, container: Any, recursive: bool, type_: list[type]
-    ) -> Any:
+    async def create_container_view(self, call: Call, container: Any, recursive: bool, type_: list[type]) -> Any:
         assert call.session is not None
         entity = self.inventory.get(container)
         if not isinstance(entity, Entity):
