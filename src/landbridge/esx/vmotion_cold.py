@@ -28,7 +28,7 @@ class ColdSource(Source):
 
     async def _attempt(self) -> None:
         if self.phase not in UNDECIDED:
-            await self.link.call("hello", patience=PATIENCE_AT_START, version=VERSION, move=self.id)
+            await self.link.call("hello", patience=PATIENCE_AT_START, version=VERSION, vm=self.request.vm)
             if not self.request.shared_storage:
                 self.enter(VmotionPhase.DISK)
                 await self._copy()

@@ -1,6 +1,6 @@
 """The control channel of a move: JSON lines over a stream of its own, the source asks and the target answers.
 
-    {"id": 1, "do": "hello", "version": 1, "move": "..."}
+    {"id": 1, "do": "hello", "version": 1, "vm": "..."}
     {"id": 1, "ok": {"version": 1, "qemu": "7.2.22"}}         or   {"id": 1, "error": {"type": ..., "message": ...}}
 
 Questions may overlap: `outcome` is answered only when the outcome is known. Every question can be asked again, on

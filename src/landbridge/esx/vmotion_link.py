@@ -14,12 +14,12 @@ _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between attempts; the last 
 class ControlLink:
     """Keeps a connection to the target for as long as the move lasts: one that sees nobody for long gives up."""
 
-    def __init__(self, relay: Relay, side: str, endpoint: Endpoint, move: str) -> None:
-        self._relay, self._side, self._endpoint, self._move = relay, side, endpoint, move
+    def __init__(self, relay: Relay, side: str, endpoint: Endpoint, vm: str) -> None:
+        self._relay, self._side, self._endpoint, self._vm = relay, side, endpoint, vm
         self._client: ControlClient | None = None
         self._connected = asyncio.Event()
         self._refusal: Fault | None = None
-        self._keeper = asyncio.create_task(self._keep(), name=f"vmotion link {move}")
+        self._keeper = asyncio.create_task(self._keep(), name=f"vmotion link {vm}")
 
     @property
     def connected(self) -> bool:
@@ -55,7 +55,7 @@ class ControlLink:
                 path = await self._relay.dial(self._side, self._endpoint)
                 self._client = await ControlClient.connect(path)
                 try:
-                    await self._client.call("hello", 15, version=VERSION, move=self._move)
+                    await self._client.call("hello", 15, version=VERSION, vm=self._vm)
                     attempt = 0
                     self._connected.set()
                     await self._client.closed()
@@ -64,7 +64,7 @@ class ControlLink:
                         self._connected.clear()
                     await self._client.close()
             except Fault as refusal:
-                # Another version or another move: asking again does not change it.
+                # Another version or another VM: asking again does not change it.
                 self._refusal = refusal
                 self._connected.set()
                 return

@@ -47,7 +47,7 @@ class Source(Move):
         assert record.outgoing is not None
         self.request: OutgoingVm = record.outgoing
         self.vm = vm
-        self.link = ControlLink(relay, SIDE, self.request.endpoints[CONTROL], self.id)
+        self.link = ControlLink(relay, SIDE, self.request.endpoints[CONTROL], self.request.vm)
         self._aborted: Fault | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -182,7 +182,7 @@ class LiveSource(Source):
 
     async def _copy(self, watch: BlockWatch) -> None:
         assert self._memory is not None
-        await self.link.call("hello", patience=PATIENCE_AT_START, version=1, move=self.id)
+        await self.link.call("hello", patience=PATIENCE_AT_START, version=1, vm=self.request.vm)
         self._meter = asyncio.create_task(self._measure(), name=f"vmotion progress {self.id}")
         try:
             jobs = await self._copy_disks(watch)

@@ -188,8 +188,10 @@ class Target(Move):
         raise Fault("NotSupported", f"the target does not know {do!r}")
 
     def _hello(self, arguments: Message) -> Message:
-        if arguments.get("version") != VERSION or arguments.get("move") != self.id:
-            raise Fault("InvalidRequest", f"this is move {self.id}, control protocol {VERSION}; asked for {arguments}")
+        # The VM says which move is meant: between two sites each vCenter has an id of its own for it.
+        vm = self.request.source.instance_uuid
+        if arguments.get("version") != VERSION or arguments.get("vm") != vm:
+            raise Fault("InvalidRequest", f"this takes VM {vm}, control protocol {VERSION}; asked for {arguments}")
         capabilities = self.inventory.host.capabilities
         return {"version": VERSION, "qemu": capabilities.qemu_version, "state": self.phase}
 

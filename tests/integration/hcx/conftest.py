@@ -1,5 +1,6 @@
 """Two sites for all tests of this directory; who pairs them unpairs them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -35,3 +36,14 @@ async def paired(sites: Pair, connector: HcxClient) -> AsyncIterator[HcxClient]:
     finally:
         for pairing in await connector.pairings():
             await connector.unpair(pairing["endpointId"])
+
+
+@pytest.fixture(scope="session")
+async def hosts(sites: Pair) -> Pair:
+    """The sites with a host each."""
+    for site in (sites.onprem, sites.cloud):
+        site.start("esx")
+    for site in (sites.onprem, sites.cloud):
+        await site.until("esx", site.esx_address)
+        await asyncio.to_thread(site.add_host)
+    return sites

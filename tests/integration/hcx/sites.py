@@ -1,20 +1,25 @@
 """Two sites on loopback addresses: a real vCenter, HCX manager and interconnect appliance each, as processes."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pyVim.connect import Disconnect, SmartConnect
+from pyVim.task import WaitForTask
 from pyVmomi import vim
 
+from landbridge.esx.process import lock_holder
 from landbridge.hcx.client import HcxClient, HcxUnreachable
 from landbridge.hcx.ix.client import IxClient
 from landbridge.pki import Authority, Identity, PeerName
@@ -41,6 +46,7 @@ class Site:
         self.ix_address = f"{self.net}.70"
         self.ix_vmotion = f"{self.net}.200"
         self.ix_uplink = f"{self.net}.250"
+        self.esx_address = f"{self.net}.101"
         self.password_file = self.state / "password"
         self.ca = self.state / "ca" / "ca.pem"
 
@@ -58,6 +64,8 @@ class Site:
         self._issue(authority, "vcenter", [], [self.vcenter_address])
         self._issue(authority, "hcx", [], [self.hcx_address])
         self._issue(authority, "ix", [f"*.vmotion.ix.{self.name}"], [self.ix_address, self.ix_vmotion])
+        self._issue(authority, "esx", [f"*.vmotion.esx.{self.name}"], [self.esx_address])
+        self._write_config("esx", self._esx_config())
         self._write_config("vcenter", self._vcenter_config())
         self._write_config("hcx", self._hcx_config())
         self._write_config("ix", self._ix_config())
@@ -89,6 +97,12 @@ class Site:
         return (
             f'[management]\naddress = "{self.ix_address}"\n[vmotion]\naddress = "{self.ix_vmotion}"\n'
             f'[uplink]\naddress = "{self.ix_uplink}"\n'
+        )
+
+    def _esx_config(self) -> str:
+        return (
+            f'[management]\naddress = "{self.esx_address}"\n[vmotion]\naddress = "{self.esx_address}"\n'
+            f'[[datastores]]\nname = "datastore1"\npath = "{self.state / "datastore1"}"\n'
         )
 
     def _hcx_config(self) -> str:
@@ -154,32 +168,96 @@ class Site:
             sslContext=_trusting(self.ca),
         )
 
-    def hosts(self) -> list[str]:
-        """Names of the hosts vCenter has."""
+    @contextlib.contextmanager
+    def content(self) -> Iterator[Any]:
+        """A stock client's view of vCenter, logged out at the end."""
         instance = self.vsphere()
         try:
-            content = instance.content
-            view = content.viewManager.CreateContainerView(content.rootFolder, [vim.HostSystem], True)
-            return [host.name for host in view.view]
+            yield instance.content
         finally:
             Disconnect(instance)
 
+    def hosts(self) -> list[str]:
+        """Names of the hosts vCenter has."""
+        with self.content() as content:
+            return [host.name for host in every(content, vim.HostSystem)]
+
     def create_datacenter(self) -> None:
-        instance = self.vsphere()
-        try:
-            instance.content.rootFolder.CreateDatacenter("dc")
-        finally:
-            Disconnect(instance)
+        with self.content() as content:
+            content.rootFolder.CreateDatacenter("dc")
+
+    def add_host(self) -> None:
+        """A cluster with the site's host."""
+        with self.content() as content:
+            datacenter = content.rootFolder.childEntity[0]
+            cluster = datacenter.hostFolder.CreateClusterEx("cluster", vim.cluster.ConfigSpecEx())
+            finished(cluster.AddHost_Task(vim.host.ConnectSpec(hostName=self.esx_address, force=True), True))
+
+    def create_vm(self, name: str, *, on: bool, disk: int = 64 << 20) -> str:
+        """A VM of 32 MiB with one disk, running its firmware or off; its moRef."""
+        with self.content() as content:
+            datacenter = content.rootFolder.childEntity[0]
+            cluster = every(content, vim.ClusterComputeResource)[0]
+            spec = vim.vm.ConfigSpec(
+                name=name,
+                memoryMB=32,
+                numCPUs=1,
+                guestId="otherLinux64Guest",
+                files=vim.vm.FileInfo(vmPathName="[datastore1]"),
+                deviceChange=_devices(disk),
+            )
+            vm = finished(datacenter.vmFolder.CreateVM_Task(spec, cluster.resourcePool, None))
+            if on:
+                finished(vm.PowerOnVM_Task())
+            return str(vm._moId)
+
+    def vms(self) -> dict[str, tuple[str, str]]:
+        """By name: power state and the host it is on."""
+        with self.content() as content:
+            return {vm.name: (vm.runtime.powerState, vm.runtime.host.name) for vm in every(content, vim.VirtualMachine)}
+
+    def qemus(self) -> set[int]:
+        """The site's running VMs, as the kernel says."""
+        pids = {lock_holder(file) for file in (self.run / "esx").glob("*/pid")}
+        return {pid for pid in pids if pid is not None}
+
+    def disk(self, name: str) -> Path:
+        return self.state / "datastore1" / name / f"{name}.vmdk"
 
     def stop(self) -> None:
         for part in list(self.processes):
             self.kill(part)
+        for pid in self.qemus():
+            os.kill(pid, signal.SIGKILL)
         _end_haproxy(self.run)
 
 
-def _trusting(ca: Path) -> Any:
-    import ssl
+def every(content: Any, kind: Any) -> list[Any]:
+    """All objects of a kind."""
+    view = content.viewManager.CreateContainerView(content.rootFolder, [kind], True)
+    return list(view.view)
 
+
+def finished(task: Any) -> Any:
+    """A task's result; its fault is raised."""
+    WaitForTask(task)
+    return task.info.result
+
+
+def _devices(disk: int) -> list[Any]:
+    controller = vim.vm.device.ParaVirtualSCSIController(key=1000, busNumber=0, sharedBus="noSharing")
+    backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(fileName="", diskMode="persistent", thinProvisioned=True)
+    drive = vim.vm.device.VirtualDisk(
+        key=2000, controllerKey=1000, unitNumber=0, capacityInKB=disk >> 10, backing=backing
+    )
+    change = vim.vm.device.VirtualDeviceSpec
+    return [
+        change(operation="add", device=controller),
+        change(operation="add", fileOperation="create", device=drive),
+    ]
+
+
+def _trusting(ca: Path) -> Any:
     return ssl.create_default_context(cafile=str(ca))
 
 

@@ -213,7 +213,9 @@ class Moves:
             # and from its own vCenter, which the managers tell.
             move.phase = VmotionPhase.FAILED
             move.error = ApiError(type="RequestCanceled", message="the move was given up")
+            _switch_off(move)
             await self._save(move)
+            self._changed("vm-changed", move.vm, "the migration was given up")
             return move.as_vmotion()
         await self._save(move)
         return (await self._wait(move.migration, _ABORT_TIMEOUT, lambda move: move.final)).as_vmotion()

@@ -8,7 +8,7 @@ import time
 from landbridge.esx.client import HostError, HostUnreachable
 from landbridge.hcx.faults import ApiFault
 from landbridge.hcx.migrations.halves import Nothing, Source, Target
-from landbridge.hcx.migrations.model import HalfState, MigrationStopped, Progress, Seen
+from landbridge.hcx.migrations.model import GAVE_UP, HalfState, MigrationStopped, Progress, Seen
 from landbridge.hcx.peer import PeerUnreachable
 from landbridge.hcx.vsphere import VCenterUnreachable
 
@@ -110,5 +110,5 @@ class Carrying:
             progress.rate = max(0.0, (total - before) / (now - then))
             self._measured = (now, total)
         if state.abort_requested and not state.final:
-            self._ends["source"] = MigrationStopped("the source's vCenter gave the move up")
+            self._ends["source"] = MigrationStopped(GAVE_UP)
             self._news.set()

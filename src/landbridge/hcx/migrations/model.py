@@ -259,6 +259,10 @@ class HalfState(BaseModel):
         return self.phase != "running"
 
 
+# Said when vCenter stops a move by itself; why is what its task ends with.
+GAVE_UP = "the source's vCenter gave the move up"
+
+
 class MigrationStopped(Exception):  # noqa: N818 - a state, not a failure
     """The migration does not go on; what was done is taken back. The message says why."""
 

@@ -18,6 +18,7 @@ from landbridge.esx.model import IncomingVm
 from landbridge.hcx.faults import ApiFault
 from landbridge.hcx.migrations.halves import Nothing
 from landbridge.hcx.migrations.model import (
+    GAVE_UP,
     Migration,
     MigrationState,
     MigrationStopped,
@@ -163,17 +164,17 @@ async def carry(migration: str) -> bool:
 
 
 @DBOS.step()
-async def roll_back(migration: str, reason: str) -> bool:
-    """Take it back; whether the VM runs at the target all the same, which alone knows."""
+async def roll_back(migration: str, reason: str) -> tuple[bool, str]:
+    """Take it back; whether the VM runs at the target all the same, which alone knows, and why it does not."""
     document = await _here().enter(migration, "ROLLBACK")
     source, target = _here().source(document), _here().target(document)
     await _until_done("canceling at the source", lambda: source.cancel(migration, Nothing()))
     end = await _until_done("giving up at the target", lambda: target.abort(migration, Nothing()))
     if end.phase == "succeeded":
-        return True
+        return True, ""
     outcome = Outcome(error=reason or "the migration was given up")
-    await _until_done("ending at the source", lambda: source.finish(migration, outcome))
-    return False
+    left = await _until_done("ending at the source", lambda: source.finish(migration, outcome))
+    return False, f"{reason}: {left.error}" if reason == GAVE_UP and left.error else reason
 
 
 @DBOS.step()

@@ -13,7 +13,7 @@ from landbridge.hcx.migrations.model import MigrationStopped
 @DBOS.workflow(name="migrate")
 async def migrate(migration: str) -> None:
     """Carry one VM to the other site, or leave it running where it is and nothing at the other."""
-    stop = MigrationStopped("")
+    error, canceled = "", False
     try:
         await steps.collect_vm_details(migration)
         await steps.start_source_relocation(migration)
@@ -22,9 +22,9 @@ async def migrate(migration: str) -> None:
         await steps.join_streams(migration)
         runs_at_target = await steps.carry(migration)
     except MigrationStopped as stopped:
-        stop = stopped
-        runs_at_target = await steps.roll_back(migration, stop.message)
+        canceled = stopped.canceled
+        runs_at_target, error = await steps.roll_back(migration, stopped.message)
     if runs_at_target:
         await steps.leave_source(migration)
     await steps.clean_up(migration)
-    await steps.conclude(migration, runs_at_target, stop.message, stop.canceled)
+    await steps.conclude(migration, runs_at_target, error, canceled)
