@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 PERIOD = 15.0  # seconds
 # A guest's addresses come up moments after its agent does; then the pace is slower than the counters'.
 _GUEST_EVERY = 2
+_GREETING = (0.3, 1.0, 2.0, 4.0)  # seconds between the first questions
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GUEST_BUDGET = 8.0  # seconds for one guest's answers
@@ -32,7 +33,7 @@ class _Last:
 
 
 class Counters:
-    """One task for all VMs: `run` until cancelled."""
+    """One task for all VMs, `run` until cancelled, and one for each guest that has just started."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
@@ -41,20 +42,50 @@ class Counters:
         self._host_mhz = 0
         self.cpu_mhz = _clock_mhz()
         self._round = 0
+        self._greeting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Look at everything, again and again."""
-        while True:
-            await asyncio.sleep(PERIOD)
-            self._round += 1
-            self._look_at_host()
-            for vm in self._inventory.vms:
-                try:
-                    await self.look(vm)
-                except (Fault, OSError, TimeoutError) as error:
-                    _log.info("counters of VM %s: %s", vm.name, error)
-            if self._round % _GUEST_EVERY == 0:
-                await asyncio.gather(*(self.ask(vm) for vm in self._inventory.vms if vm.tools_connected))
+        self._inventory.host.on_tools = self._greet
+        for vm in self._inventory.vms:
+            if vm.tools_connected:
+                self._greet(vm.id)
+        try:
+            while True:
+                await asyncio.sleep(PERIOD)
+                await self._look_at_all()
+        finally:
+            for task in self._greeting:
+                task.cancel()
+            await asyncio.gather(*self._greeting, return_exceptions=True)
+
+    async def _look_at_all(self) -> None:
+        self._round += 1
+        self._look_at_host()
+        for vm in self._inventory.vms:
+            try:
+                await self.look(vm)
+            except (Fault, OSError, TimeoutError) as error:
+                _log.info("counters of VM %s: %s", vm.name, error)
+        if self._round % _GUEST_EVERY == 0:
+            await asyncio.gather(*(self.ask(vm) for vm in self._inventory.vms if vm.tools_connected))
+
+    def _greet(self, vm: str) -> None:
+        """Ask a guest soon after its agent started, so that who waits for its address need not wait for the round."""
+        task = asyncio.create_task(self._first_answers(vm), name=f"greet {vm}")
+        self._greeting.add(task)
+        task.add_done_callback(self._greeting.discard)
+
+    async def _first_answers(self, vm: str) -> None:
+        for pause in _GREETING:
+            await asyncio.sleep(pause)
+            try:
+                machine = self._inventory.get(vm)
+            except Fault:
+                return
+            await self.ask(machine)
+            if not machine.tools_connected or any(machine.guest.ip_addresses.values()):
+                return
 
     async def look(self, vm: VirtualMachine) -> None:
         """Read one VM's counters, and find a process that an earlier agent was starting when it died."""

@@ -1,6 +1,7 @@
 """What the VMs of a host share: its datastores, its switch, what its QEMU can do, and whom to tell of changes."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ class Host:
     events: EventLog
     # In maintenance mode no VM is started here.
     maintenance: bool = False
+    # Called with the instance UUID of a VM whose guest agent has just started.
+    on_tools: Callable[[str], None] | None = None
 
     @property
     def name(self) -> str:

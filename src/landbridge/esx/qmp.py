@@ -77,6 +77,12 @@ class Qmp:
         """Events of these names (all, if none is given) that arrive inside the `with`: iterate, or `get`."""
         return self._client.listener(names or None)
 
+    def follow(self) -> EventListener:
+        """All events from now on, until the connection ends."""
+        listener = EventListener()
+        self._client.register_listener(listener)
+        return listener
+
     async def send_fd(self, descriptor: int, name: str) -> None:
         """Give QEMU an open file, which it knows as `fd:<name>` from then on."""
         self._client.send_fd_scm(descriptor)

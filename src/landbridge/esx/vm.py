@@ -398,10 +398,8 @@ class VirtualMachine:
         finally:
             connecting.cancel()
             ended.cancel()
-        events = self._qmp.listener()
-        # Entered here, not in the task: what happens before the task first runs must not be missed.
-        listener = events.__enter__()
-        self._watcher = asyncio.create_task(self._watch(self._qmp, listener), name=f"watch {self.id}")
+        # Registered here, not in the task: what happens before the task first runs must not be missed.
+        self._watcher = asyncio.create_task(self._watch(self._qmp, self._qmp.follow()), name=f"watch {self.id}")
         await self._look_for_tools()
 
     async def _look_for_tools(self) -> None:
@@ -457,6 +455,8 @@ class VirtualMachine:
             self.tools_connected = bool(data.get("open"))
             if not self.tools_connected:
                 self.guest = GuestState()
+            elif self.host.on_tools is not None:
+                self.host.on_tools(self.id)
             self.changed("guest agent started" if self.tools_connected else "guest agent ended")
         elif kind == "STOP" and self.life is Life.RUNNING and self.vmotion is None:
             self.life = Life.PAUSED
@@ -475,12 +475,13 @@ class VirtualMachine:
     async def _ended(self) -> None:
         """QEMU ended although nobody here ended it: the guest shut down, or QEMU crashed or was killed."""
         _log.info("QEMU of VM %s ended (%s)", self.name, self._shutdown_reason or "no reason given")
+        # Before anybody learns that it is off: a power-on must not find its ports taken away again.
+        await self.unplug()
         self._qmp = None
         self._watcher = None
         if self.life not in (Life.OFF, Life.SUSPENDED):
             guest = self._shutdown_reason.startswith("guest")
             self._off("shut down by the guest" if guest else "its process ended unexpectedly", self._life_without())
-        await self.unplug()
         for hook in list(self.on_exit):
             await hook(self)
 

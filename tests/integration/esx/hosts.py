@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,26 @@ def vm_config(name: str, **changes: Any) -> VmConfig:
     return VmConfig(**settings | changes)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an agent runs: its address, what puts a command into its network namespace, its uplink there."""
+
+    address: str
+    prefix: tuple[str, ...] = ()
+    uplink: str | None = None
+
+
 class TestHost:
     """One agent with its directories. `datastore` is the path of `datastore1`."""
 
     __test__ = False
 
-    def __init__(self, name: str, directory: Path, run_dir: Path, authority: Authority, uplink: str | None) -> None:
+    def __init__(
+        self, name: str, directory: Path, run_dir: Path, authority: Authority, place: Place | None = None
+    ) -> None:
         self.name = name
-        self.address = loopback()
+        self.place = place or Place(loopback())
+        self.address = self.place.address
         self.state = directory / name / "state"
         self.run = run_dir / name
         self.datastore = directory / name / "datastore1"
@@ -76,7 +89,7 @@ class TestHost:
         )
         vcenter = authority.issue(directory / "vcenter", PeerName(SITE, "vcenter", "vcenter"), addresses=["127.0.0.1"])
         self.client = HostClient(self.address, 443, vcenter)
-        switch = f'[switch]\nuplink = "{uplink}"\n' if uplink else ""
+        switch = f'[switch]\nuplink = "{self.place.uplink}"\n' if self.place.uplink else ""
         self._config.write_text(
             f'name = "{name}"\nsite = "{SITE}"\nstate_dir = "{self.state}"\nrun_dir = "{self.run}"\n'
             f'pki_dir = "{self.identity.directory}"\n'
@@ -89,7 +102,7 @@ class TestHost:
         with self.log.open("ab") as log:
             # A process group of its own, so that a test can kill all of it.
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "landbridge.esx", "--config", str(self._config)),
+                *(*self.place.prefix, sys.executable, "-m", "landbridge.esx", "--config", str(self._config)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -162,11 +175,11 @@ def _wait_for_end(pid_file: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_hosts(directory: Path, *names: str, uplink: str | None = None) -> AsyncIterator[list[TestHost]]:
-    """Started agents of one site. Sockets lie in a short directory of their own."""
+async def running_hosts(directory: Path, *names: str, place: Place | None = None) -> AsyncIterator[list[TestHost]]:
+    """Started agents of one site (at `place`, if there is one). Sockets lie in a short directory of their own."""
     run_dir = Path(tempfile.mkdtemp(prefix="lbt", dir="/tmp"))
     authority = Authority.create(directory / "ca", "test site")
-    hosts = [TestHost(name, directory, run_dir, authority, uplink) for name in names]
+    hosts = [TestHost(name, directory, run_dir, authority, place) for name in names]
     try:
         for host in hosts:
             await host.start()
