@@ -12,8 +12,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from landbridge.cli.sites import Login, login_options
+from landbridge.cli.sites import login_options
 from landbridge.hcx.client import HcxClient, HcxError, HcxUnreachable, MigrationStatus
+from landbridge.lab.build import Login
 
 _MIB = 1 << 20
 
@@ -21,8 +22,8 @@ as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON, 
 
 
 @click.group()
-@login_options("hcx")
 @click.pass_context
+@login_options("hcx")
 def hcx(context: click.Context, login: Login) -> None:
     """Mobility between sites. Talks to the connector (--site onprem) or the cloud manager (--site cloud)."""
     context.obj = login
@@ -31,7 +32,7 @@ def hcx(context: click.Context, login: Login) -> None:
 def _run(login: Login, work: Callable[[HcxClient], Awaitable[None]]) -> None:
     async def session() -> None:
         async with HcxClient(login.url, login.ca) as client:
-            await client.login(login.user, login.password_file.read_text().strip())
+            await client.login(login.user, login.password)
             await work(client)
 
     try:
@@ -132,7 +133,7 @@ def mesh(login: Login, json_output: bool) -> None:
 @click.option("--validate", "only_validate", is_flag=True, help="Check only; move nothing.")
 @as_json
 @click.pass_obj
-def migrate(login: Login, name: str, only_validate: bool, json_output: bool, **options: Any) -> None:
+def migrate(login: Login, /, name: str, only_validate: bool, json_output: bool, **options: Any) -> None:
     """Migrate the virtual machine NAME to the other site, with live progress."""
 
     async def work(client: HcxClient) -> None:

@@ -6,22 +6,14 @@ other site. Passwords come from files only: a command line is seen by every user
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from landbridge.lab.build import Lab, LabError, Login
 
-@dataclass(frozen=True)
-class Login:
-    """Where an API is (`url`), who logs in, the file with the password, the file with the authority to trust."""
-
-    site: str
-    url: str
-    user: str
-    password_file: Path
-    ca: Path
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 def login_options(product: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -31,20 +23,33 @@ def login_options(product: str) -> Callable[[Callable[..., Any]], Callable[..., 
         @click.option("--site", default="onprem", show_default=True, help="Site of the lab on this machine.")
         @click.option("--url", help="URL of another site's API, instead of the lab's.")
         @click.option("--user", help="User name (with --url).")
-        @click.option("--password-file", type=click.Path(path_type=Path, exists=True), help="File with the password.")
-        @click.option("--ca", type=click.Path(path_type=Path, exists=True), help="Certificate authority to trust.")
+        @click.option("--password-file", type=_FILE, help="File with the password (with --url).")
+        @click.option("--ca", type=_FILE, help="Certificate authority to trust (with --url).")
         @functools.wraps(command)
         def with_login(
-            site: str, url: str | None, user: str | None, password_file: Path | None, ca: Path | None, **rest: Any
+            *args: Any,
+            site: str,
+            url: str | None,
+            user: str | None,
+            password_file: Path | None,
+            ca: Path | None,
+            **rest: Any,
         ) -> Any:
             if url is None:
-                login = lab_login(site, product)
+                login = _lab_login(site, product)
             elif user and password_file and ca:
-                login = Login(site, url, user, password_file, ca)
+                login = Login(url, user, password_file, ca)
             else:
                 raise click.UsageError("--url needs --user, --password-file and --ca too")
-            return command(login=login, **rest)
+            return command(*args, login=login, **rest)
 
         return with_login
 
     return decorate
+
+
+def _lab_login(site: str, product: str) -> Login:
+    try:
+        return Lab.load().login(site, product)
+    except LabError as error:
+        raise click.ClickException(str(error)) from error

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from landbridge.cli import vsphere
-from landbridge.cli.sites import Login, login_options
+from landbridge.cli.sites import login_options
+from landbridge.lab.build import Login
 
 _MIB = 1 << 20
 _LISTED = [
@@ -27,8 +28,8 @@ as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON, 
 
 
 @click.group()
-@login_options("vcenter")
 @click.pass_context
+@login_options("vcenter")
 def vm(context: click.Context, login: Login) -> None:
     """Virtual machines of a site."""
     context.obj = login

@@ -7,7 +7,6 @@ import contextlib
 import ssl
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +16,7 @@ from pyVmomi import vim, vmodl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from landbridge.cli.sites import Login
+from landbridge.lab.build import Login
 
 _POLL = 0.2  # seconds between looks at a task
 PropertyCollector = vmodl.query.PropertyCollector
@@ -39,7 +38,7 @@ def session(login: Login) -> Iterator[Any]:
             host=parts.hostname,
             port=parts.port or 443,
             user=login.user,
-            pwd=Path(login.password_file).read_text().strip(),
+            pwd=login.password,
             sslContext=trust,
             connectionPoolTimeout=-1,
         )
