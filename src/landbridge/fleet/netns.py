@@ -1,6 +1,6 @@
 """A machine that is a network namespace of this one, with its services as detached processes.
 
-A service leaves `<service>.service` (pid and start time, so that a pid used again by another process is not mistaken for
+A service leaves `<name>.service` (pid and start time, so that a pid used again by another process is not mistaken for
 it) and `<service>.log` in the machine's directory.
 """
 

@@ -71,7 +71,7 @@ def _add_hosts(cluster: Any, site: Site) -> None:
 
 
 def _create_switch(datacenter: Any, cluster: Any) -> Any:
-    members = [vim.dvs.HostMember.ConfigSpec(operation=vim.ConfigSpecOperation.add, host=host) for host in cluster.host]
+    members = [vim.dvs.HostMember.ConfigSpec(operation="add", host=host) for host in cluster.host]
     config = vim.dvs.VmwareDistributedVirtualSwitch.ConfigSpec(name=SWITCH, host=members)
     task = datacenter.networkFolder.CreateDVS_Task(spec=vim.DistributedVirtualSwitch.CreateSpec(configSpec=config))
     WaitForTask(task)

@@ -1,145 +1,218 @@
-"""A client of the guest, on the same layer 2: how long it was silent, and whether its connection lived on.
+"""A client of the guest's workload, on the same layer 2: what a move looks like from outside.
 
-    python -m landbridge.lab.probe 10.100.0.10
+    python -m landbridge.lab.probe watch ADDRESS        probes until standard input closes, then prints JSON
+    python -m landbridge.lab.probe ask ADDRESS COMMAND  one command (status, checksum, verify), the guest's JSON
 
-sends a UDP datagram every 5 ms and reads the counter from one TCP connection. It prints `{"ready": true}` when both
-answer, goes on until its standard input is closed, and then prints what it saw as one line of JSON (`Observed`).
+`watch` sends a UDP probe every 5 ms and holds one TCP connection that streams the guest's counter. The silence is the
+longest time between two answers (or between the start or the end and the answer next to it).
 """
 
+import argparse
 import asyncio
+import contextlib
 import json
+import os
 import struct
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-PROBE_INTERVAL = 0.005  # seconds
-_UDP_PORT, _TCP_PORT = 7, 7000
-_READY_TIMEOUT = 60.0
-_TAIL = 0.5  # seconds for the last answers to arrive
+PROBE_PERIOD = 0.005  # seconds
+_PROBE_PORT, _STREAM_PORT, _COMMAND_PORT = 7, 7000, 7001
+_CONNECT_TIMEOUT = 30.0
+_ASK_TIMEOUT = 180.0
+_PROBE = struct.Struct("!Q")
+_ANSWER = struct.Struct("!QQ")
 
 
 @dataclass
-class Observed:
-    """What a client saw: milliseconds of the longest silence (between two answers), datagrams, the counter."""
+class Counter:
+    """The counter as one channel saw it: it must never step back."""
 
-    silence_ms: float = 0.0
+    first: int | None = None
+    last: int | None = None
+    backwards: int = 0
+    largest_step: int = 0
+
+    def saw(self, value: int) -> None:
+        if self.first is None or self.last is None:
+            self.first = self.last = value
+            return
+        if value < self.last:
+            self.backwards += 1
+        self.largest_step = max(self.largest_step, value - self.last)
+        self.last = value
+
+
+@dataclass
+class Findings:
+    """What `watch` prints. Times in ms, but `seconds`, and `silence_at`, seconds since the epoch."""
+
     sent: int = 0
     answered: int = 0
-    counter_first: int = -1
-    counter_last: int = -1
-    counter_went_back: bool = False
+    silence_ms: float = 0.0
+    silence_at: float = 0.0
+    seconds: float = 0.0
+    udp: Counter = field(default_factory=Counter)
+    tcp: Counter = field(default_factory=Counter)
     tcp_lines: int = 0
-    tcp_connected_seconds: float = 0.0
+    # The connection that was opened at the start is still open, and still tells the counter.
     tcp_same_connection: bool = False
+    tcp_error: str = ""
 
 
-class _Probe(asyncio.DatagramProtocol):
-    """Datagrams out, answers in; each answer is the probe's number and the guest's counter."""
+def findings_from(values: dict[str, Any]) -> Findings:
+    """`watch`'s JSON, read."""
+    return Findings(**{**values, "udp": Counter(**values["udp"]), "tcp": Counter(**values["tcp"])})
 
-    def __init__(self) -> None:
-        self.observed = Observed()
-        self.first = asyncio.Event()
-        self._last_answer: float | None = None
-        self._newest = 0
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:  # noqa: ARG002 - asyncio's signature
-        if len(data) < 16:
-            return
-        now = time.perf_counter()
-        number, counter = struct.unpack("!QQ", data[:16])
-        seen = self.observed
-        seen.answered += 1
-        if self._last_answer is not None:
-            seen.silence_ms = max(seen.silence_ms, (now - self._last_answer) * 1000)
-        self._last_answer = now
-        if seen.counter_first < 0:
-            seen.counter_first = counter
-        # Datagrams may overtake each other; only a younger probe with an older counter is the guest going back.
-        if number > self._newest:
-            self._newest = number
-            seen.counter_went_back |= counter < seen.counter_last
-            seen.counter_last = max(seen.counter_last, counter)
-        self.first.set()
+class Probe(asyncio.DatagramProtocol):
+    """Sends probes and keeps the times of their answers."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+        self._last = time.monotonic()
+        self._highest = 0
+        self._transport: asyncio.DatagramTransport | None = None
+        self.answered = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.DatagramTransport)
+        self._transport = transport
 
     def error_received(self, exc: Exception) -> None:
-        """Nobody listens yet, or the guest is silent: that is what is measured."""
+        """Unreachable for a moment is silence, which is measured anyway."""
+
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002
+        if len(data) != _ANSWER.size:
+            return
+        number, counter = _ANSWER.unpack(data)
+        self.mark()
+        self._findings.answered += 1
+        self.answered.set()
+        # Answers may overtake each other on the way; only a later probe with an earlier counter is a step back.
+        if number > self._highest:
+            self._highest = number
+            self._findings.udp.saw(counter)
+
+    def mark(self) -> None:
+        """The silence until now is over."""
+        now = time.monotonic()
+        silence = (now - self._last) * 1000
+        if silence > self._findings.silence_ms:
+            self._findings.silence_ms = silence
+            self._findings.silence_at = time.time() - (now - self._last)
+        self._last = now
+
+    def begin(self) -> None:
+        """Measure from now on."""
+        self._last = time.monotonic()
+        self._findings.silence_ms = 0.0
+
+    async def send(self) -> None:
+        """Send a probe every 5 ms, for ever. Those that could not be sent in time are left out."""
+        assert self._transport is not None
+        due = time.monotonic()
+        while True:
+            self._findings.sent += 1
+            self._transport.sendto(_PROBE.pack(self._findings.sent))
+            due = max(due + PROBE_PERIOD, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
 
 
-async def _send(transport: asyncio.DatagramTransport, probe: _Probe) -> None:
-    due = time.perf_counter()
-    while True:
-        probe.observed.sent += 1
-        transport.sendto(struct.pack("!Q", probe.observed.sent))
-        due = max(due + PROBE_INTERVAL, time.perf_counter() - 1)
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-
-
-async def _read_counter(reader: asyncio.StreamReader, observed: Observed) -> None:
-    began = time.perf_counter()
-    newest = -1
-    observed.tcp_same_connection = True
-    while line := await reader.readline():
-        counter = int(line)
-        observed.counter_went_back |= counter < newest
-        newest = counter
-        observed.tcp_lines += 1
-        observed.tcp_connected_seconds = time.perf_counter() - began
-    observed.tcp_same_connection = False
-
-
-async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    while True:
-        try:
-            return await asyncio.wait_for(asyncio.open_connection(address, _TCP_PORT), 2)
-        except (OSError, TimeoutError):
-            await asyncio.sleep(0.1)
-
-
-async def observe(address: str, stop: asyncio.Event, ready: asyncio.Event) -> Observed:
-    """Probe the guest at `address` until `stop`. TimeoutError if it does not answer within a minute."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(_READY_TIMEOUT):
-        reader, writer = await _connect(address)
-        transport, probe = await loop.create_datagram_endpoint(_Probe, remote_addr=(address, _UDP_PORT))
-        tasks = [asyncio.create_task(_send(transport, probe))]
-        await probe.first.wait()
-    tasks.append(asyncio.create_task(_read_counter(reader, probe.observed)))
-    ready.set()
+async def _follow_stream(reader: asyncio.StreamReader, findings: Findings) -> None:
     try:
+        while line := await reader.readline():
+            findings.tcp_lines += 1
+            findings.tcp.saw(int(line))
+        findings.tcp_error = "the guest closed the connection"
+    except (OSError, ValueError) as error:
+        findings.tcp_error = str(error) or type(error).__name__
+
+
+async def watch(address: str, stop: asyncio.Event, ready: asyncio.Event) -> Findings:
+    """Watch the guest at `address` until `stop` is set; `ready` is set when it answered on both ways."""
+    findings = Findings()
+    loop = asyncio.get_running_loop()
+    transport, probe = await loop.create_datagram_endpoint(lambda: Probe(findings), remote_addr=(address, _PROBE_PORT))
+    sending = asyncio.create_task(probe.send())
+    following: asyncio.Task[None] | None = None
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            await probe.answered.wait()
+            reader, writer = await asyncio.open_connection(address, _STREAM_PORT)
+        following = asyncio.create_task(_follow_stream(reader, findings))
+        probe.begin()
+        began = time.monotonic()
+        ready.set()
         await stop.wait()
-        tasks[0].cancel()
-        await asyncio.sleep(_TAIL)
-    finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        transport.close()
+        probe.mark()
+        lines = findings.tcp_lines
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while findings.tcp_lines == lines and not following.done():  # noqa: ASYNC110
+                    await asyncio.sleep(PROBE_PERIOD)
+        findings.tcp_same_connection = findings.tcp_lines > lines and not following.done()
+        findings.seconds = time.monotonic() - began
         writer.close()
-    if any(isinstance(result, ConnectionError) for result in results):
-        probe.observed.tcp_same_connection = False
-    return probe.observed
+        return findings
+    finally:
+        for task in (sending, following):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        transport.close()
 
 
-async def _main(address: str) -> None:
+async def ask(address: str, command: str) -> str:
+    """The guest's answer to a command, a line of JSON."""
+    async with asyncio.timeout(_ASK_TIMEOUT):
+        reader, writer = await asyncio.open_connection(address, _COMMAND_PORT)
+        writer.write(f"{command}\n".encode())
+        answer = await reader.readline()
+        writer.close()
+    return answer.decode()
+
+
+async def _watch_until_input_closes(address: str) -> None:
     stop, ready = asyncio.Event(), asyncio.Event()
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    loop = asyncio.get_running_loop()
 
-    async def until_closed() -> None:
-        await reader.read()
-        stop.set()
+    def closed() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stop.set()
 
-    async def announce() -> None:
-        await ready.wait()
-        print(json.dumps({"ready": True}), flush=True)
+    loop.add_reader(0, closed)
+    watching = asyncio.create_task(watch(address, stop, ready))
+    telling = asyncio.create_task(ready.wait())
+    await asyncio.wait((watching, telling), return_when=asyncio.FIRST_COMPLETED)
+    if ready.is_set():
+        print("ready", flush=True)
+    telling.cancel()
+    print(json.dumps(asdict(await watching)), flush=True)
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(until_closed())
-        group.create_task(announce())
-        observing = group.create_task(observe(address, stop, ready))
-    print(json.dumps(asdict(observing.result())), flush=True)
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m landbridge.lab.probe", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("watch").add_argument("address")
+    asking = verbs.add_parser("ask")
+    asking.add_argument("address")
+    asking.add_argument("command", choices=["status", "checksum", "verify"])
+    arguments = parser.parse_args()
+    try:
+        if arguments.verb == "watch":
+            asyncio.run(_watch_until_input_closes(arguments.address))
+        else:
+            print(asyncio.run(ask(arguments.address, arguments.command)), end="")
+    except (OSError, TimeoutError) as error:
+        print(f"the guest at {arguments.address} does not answer: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1]))
+    sys.exit(main())
