@@ -12,6 +12,7 @@ from pyVmomi import vim
 
 from landbridge.esx.model import Datastore as HostDatastore
 from landbridge.esx.model import VmState
+from landbridge.vcenter.datastore_paths import DatastoreNames
 from landbridge.vcenter.managed import Managed
 
 if TYPE_CHECKING:
@@ -43,22 +44,25 @@ async def datastores_listed(inventory: "Inventory", host: "HostSystem", listed: 
 
 async def vms_listed(inventory: "Inventory", host: "HostSystem", states: list[VmState]) -> None:
     """The host has exactly these VMs."""
+    names = host.datastore_names()
     for state in states:
-        await vm_seen(inventory, host, state)
+        await vm_seen(inventory, host, state, names)
     present = {state.config.instance_uuid for state in states}
     for vm in host.vms():
         if vm.uuid not in present and not inventory.hosts.expects(vm.uuid):
             vm.orphaned()
 
 
-async def vm_seen(inventory: "Inventory", host: "HostSystem", state: VmState) -> None:
+async def vm_seen(
+    inventory: "Inventory", host: "HostSystem", state: VmState, names: DatastoreNames | None = None
+) -> None:
     """A VM is on the host, in this state."""
     from landbridge.vcenter.objects.virtual_machine import VirtualMachine
 
     hosts = inventory.hosts
     vm = hosts.by_uuid.get(state.config.instance_uuid)
     if vm is not None and vm.facts["host"] == host.moid:
-        await vm.state_changed(state)
+        await vm.state_changed(state, names)
     elif hosts.is_expected(state):
         return
     elif vm is None:

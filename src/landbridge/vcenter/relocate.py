@@ -151,7 +151,9 @@ def _mapped(vm: Any, spec: vim.vm.RelocateSpec) -> VmConfig:
     if not spec.deviceChange:
         return config
     wanted = vim.vm.ConfigSpec(deviceChange=spec.deviceChange)
-    change = config_spec.changed(config, wanted, InventoryNetworks(vm.inventory), vm.mac_taken, "")
+    running = vmotion.mode_of(vm) is VmotionMode.LIVE
+    networks = InventoryNetworks(vm.inventory)
+    change = config_spec.changed(config, wanted, networks, vm.mac_taken, "", running=running)
     return change.config
 
 

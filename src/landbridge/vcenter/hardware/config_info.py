@@ -45,15 +45,19 @@ def directory_of(vmx: str) -> str:
 
 
 def config_info(
-    state: VmState, change_version: str, networks: Networks, datastore: Callable[[str], vim.Datastore | None]
+    state: VmState,
+    change_version: str,
+    modified: float,
+    networks: Networks,
+    datastore: Callable[[str], vim.Datastore | None],
 ) -> vim.vm.ConfigInfo:
-    """`VirtualMachine.config`. `datastore` finds the datastore a path is in."""
+    """`VirtualMachine.config`. `datastore` finds the datastore a path is in; `modified` is seconds of the epoch."""
     config = state.config
     directory = directory_of(state.vmx)
     names = {datastore_of(path) for path in (state.vmx, *(disk.path for disk in config.disks))} - {""}
     return vim.vm.ConfigInfo(
         changeVersion=change_version,
-        modified=moment(0),
+        modified=moment(modified),
         name=config.name,
         guestFullName=guest_os.full_name(config.guest_id),
         version=config.hardware_version,

@@ -53,6 +53,8 @@ class DeviceChanges:
     mac_taken: Callable[[str], bool]
     # The datastore of the VM's directory: a disk asked for there is named by the agent.
     home: str = ""
+    # Of a VM that is off clients read that nothing is connected; what they mean then is connected at power-on.
+    running: bool = False
     existing_disks: list[int] = field(default_factory=list)
     destroy_disks: list[int] = field(default_factory=list)
     # Keys that devices of this request go by until they have their own.
@@ -262,8 +264,8 @@ class DeviceChanges:
         cdrom: Cdrom = self._find(self.config.cdroms, change.device.key, index)
         if change.device.backing is not None:
             cdrom.iso = Cdrom(key=0, controller=0, unit=0, iso=_iso(change.device, index)).iso
-        if change.device.connectable is not None:
-            cdrom.connected = _wants_connection(change.device)
+        if (connect := change.device.connectable) is not None:
+            cdrom.connected = bool(connect.connected if self.running else connect.startConnected)
         self._move(cdrom, change.device, index)
 
     # -- network adapters -------------------------------------------------------------------------------
@@ -292,9 +294,9 @@ class DeviceChanges:
             nic.network = self._network(device, index)
         if device.macAddress or device.addressType == "generated":
             nic.mac = self._mac(device, index, nic.mac)
-        if device.connectable is not None:
-            nic.connected = bool(device.connectable.connected)
-            nic.start_connected = bool(device.connectable.startConnected)
+        if (connect := device.connectable) is not None:
+            nic.start_connected = bool(connect.startConnected)
+            nic.connected = bool(connect.connected) if self.running else nic.start_connected
 
     def _network(self, device: vim.vm.device.VirtualEthernetCard, index: int) -> str | None:
         try:

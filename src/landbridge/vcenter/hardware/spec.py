@@ -61,12 +61,21 @@ def new_vm(
 
 
 def changed(
-    before: VmConfig, spec: vim.vm.ConfigSpec, networks: Networks, mac_taken: Callable[[str], bool], home: str
+    before: VmConfig,
+    spec: vim.vm.ConfigSpec,
+    networks: Networks,
+    mac_taken: Callable[[str], bool],
+    home: str,
+    *,
+    running: bool = False,
 ) -> Change:
-    """The configuration that `spec` makes of `before`, which stays as it is. Raises as `new_vm` does."""
+    """The configuration that `spec` makes of `before`, which stays as it is. Raises as `new_vm` does.
+
+    `running`: the VM runs, so that a device's `connected` says something.
+    """
     refuse_unserved(spec, _SERVED, "configSpec")
     config = before.model_copy(deep=True)
-    changes = DeviceChanges(config, networks, mac_taken, home)
+    changes = DeviceChanges(config, networks, mac_taken, home, running)
     changes.apply(spec.deviceChange or [])
     values = _scalars(before, spec)
     try:

@@ -51,9 +51,7 @@ class ResourcePool(Entity):
 
     # -- methods ----------------------------------------------------------------------------------------
 
-    async def create_resource_pool(
-        self, call: Call, name: str, spec: vim.ResourceConfigSpec | None = None
-    ) -> vim.ResourcePool:
+    async def create_resource_pool(self, call: Call, name: str, spec: vim.ResourceConfigSpec | None = None) -> Any:
         _refuse_limits(spec)
         written = written_name(name)
         self._refuse_duplicate(written)

@@ -42,7 +42,7 @@ class Snapshot(Managed):
     @property
     def told(self) -> HostSnapshot:
         """What the host tells of it."""
-        found = next((snapshot for snapshot in self.vm.state.snapshots if snapshot.id == self.id), None)
+        found: HostSnapshot | None = next((s for s in self.vm.state.snapshots if s.id == self.id), None)
         if found is None:
             raise vim.fault.NotFound(msg=f"{self.vm.name} has the snapshot {self.id} no more.")
         return found

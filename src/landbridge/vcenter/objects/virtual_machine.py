@@ -1,5 +1,6 @@
 """VirtualMachine: its configuration and life in the inventory. Power, snapshots and moves are in modules beside."""
 
+import datetime as dt
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -34,13 +35,14 @@ class VirtualMachine(PowerMethods, SnapshotMethods):
             "parent": folder.moid,
             "host": host.moid,
             "pool": pool.moid if pool is not None and not template else None,
+            "modified": dt.datetime.now(dt.UTC).timestamp(),
             "state": state.model_dump(mode="json", exclude={"stats", "guest", "storage_committed"}),
         }
         vm = cls(inventory, inventory.new_moid(cls.prefix), facts)
         vm.state = state
         vm._register()
         await inventory.add(vm)
-        await vm._snapshots_changed()
+        await vm._snapshots_changed([])
         for each in (host, pool):
             if each is not None:
                 each.vms_changed()
@@ -98,6 +100,7 @@ class VirtualMachine(PowerMethods, SnapshotMethods):
             InventoryNetworks(self.inventory, self),
             self.mac_taken,
             datastore_of(self.state.vmx),
+            running=self.state.power_state is PowerState.ON,
         )
         config = change.config
         if spec.name is not None and written_name(spec.name) != self.name:

@@ -10,6 +10,8 @@ from pyVmomi import vim
 
 from landbridge.esx.client import HostClient
 from landbridge.esx.model import PowerState, VmConfig, VmState
+from landbridge.esx.model import Snapshot as HostSnapshot
+from landbridge.vcenter.datastore_paths import DatastoreNames
 from landbridge.vcenter.hardware import config_info
 from landbridge.vcenter.hardware.devices import datastore_of
 from landbridge.vcenter.host_faults import agent_faults
@@ -119,31 +121,33 @@ class VirtualMachineState(Entity):
 
     # -- what hosts tell -----------------------------------------------------------------------------------
 
-    async def state_changed(self, told: VmState) -> None:
-        """The host told the VM's state, in the host's names of datastores."""
-        state = self.host.datastore_names().state_from_host(told)
+    async def state_changed(self, told: VmState, names: DatastoreNames | None = None) -> None:
+        """The host told the VM's state, in the host's names of datastores (`names`, if the caller has them)."""
+        state = (names or self.host.datastore_names()).state_from_host(told)
         before, self.state = self.state, state
         self._missing = False
         if _durable(before) != _durable(state):
             self.facts["state"] = _durable(state)
+            if before.config != state.config:
+                self.facts["modified"] = dt.datetime.now(dt.UTC).timestamp()
             if state.config.name != self.name:
                 await self.rename(state.config.name)
             else:
                 await self.save()
             self._register()
             self.invalidate(*_LAZY, "guest", "runtime", "summary", "guestHeartbeatStatus")
-            await self._snapshots_changed()
+            await self._snapshots_changed(before.snapshots)
             self._tell_neighbours(before)
             self._post_changes(before)
         elif state != before:
-            names = ["summary"]
+            stale = ["summary"]
             if state.guest != before.guest:
-                names += ["guest", "guestHeartbeatStatus"]
+                stale += ["guest", "guestHeartbeatStatus"]
             if state.storage_committed != before.storage_committed:
-                names.append("storage")
+                stale.append("storage")
             if self.value("runtime").connectionState != self._connection():
-                names.append("runtime")
-            self.invalidate(*names)
+                stale.append("runtime")
+            self.invalidate(*stale)
 
     async def refresh(self) -> None:
         """Read the VM's state from its host now."""
@@ -218,16 +222,17 @@ class VirtualMachineState(Entity):
         for datastore in host.datastores() if host is not None else []:
             datastore.invalidate("vm", "summary")
 
-    async def _snapshots_changed(self) -> None:
+    async def _snapshots_changed(self, before: list[HostSnapshot]) -> None:
+        objects = self.inventory.objects
         wanted = {snapshot_moid(self, snapshot.id): snapshot for snapshot in self.state.snapshots}
-        present = {s.moid: s for s in self.inventory.all(vim.vm.Snapshot) if s.facts["vm"] == self.moid}
-        for moid in present.keys() - wanted.keys():
-            await self.inventory.remove(present[moid])
-        for moid in wanted.keys() - present.keys():
+        present = {moid for snapshot in before if (moid := snapshot_moid(self, snapshot.id)) in objects}
+        for moid in present - wanted.keys():
+            await self.inventory.remove(objects[moid])
+        for moid in wanted.keys() - objects.keys():
             facts = {"vm": self.moid, "id": wanted[moid].id}
             await self.inventory.add(Snapshot(self.inventory, moid, facts))
         for moid in wanted:
-            self.inventory.objects[moid].invalidate("config", "childSnapshot")
+            objects[moid].invalidate("config", "childSnapshot")
 
     def _post_changes(self, before: VmState) -> None:
         kinds = {
@@ -266,7 +271,11 @@ class VirtualMachineState(Entity):
 
     def _config(self) -> vim.vm.ConfigInfo:
         return config_info.config_info(
-            self.state, self.change_version(), InventoryNetworks(self.inventory), self.find_datastore
+            self.state,
+            self.change_version(),
+            self.facts.get("modified", 0.0),
+            InventoryNetworks(self.inventory),
+            self.find_datastore,
         )
 
     def _layoutex(self) -> vim.vm.FileLayoutEx:

@@ -1,5 +1,6 @@
 """A real vCenter over real host agents, and stock pyVmomi to talk to it."""
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -8,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,15 @@ def until(met: Callable[[], Any], timeout: float = 60.0) -> Any:
         assert time.monotonic() < deadline, "not reached"
         time.sleep(0.05)
     return value
+
+
+async def eventually(met: Callable[[], Awaitable[Any]], timeout: float = 60.0) -> Any:
+    """What the awaited `met` answers as soon as it is true."""
+    async with asyncio.timeout(timeout):
+        while True:
+            if value := await met():
+                return value
+            await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
 """A VM's life through the vSphere API: made, changed, renamed, forgotten, found again, deleted."""
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -51,7 +52,9 @@ def test_every_property_of_a_vm_can_be_read(site: Site) -> None:
 def test_every_property_of_hosts_clusters_pools_and_datastores_can_be_read(site: Site) -> None:
     for managed in (site.hosts[0], site.cluster, site.cluster.resourcePool, site.datastore(0), site.datacenter):
         for info in type(managed)._GetPropertyList():
-            getattr(managed, info.name)
+            # What came after the version we speak is refused by the client itself.
+            with contextlib.suppress(vmodl.fault.MethodNotFound):
+                getattr(managed, info.name)
     assert site.hosts[0].summary.hardware.numCpuCores >= 1
     assert site.hosts[0].runtime.connectionState == "connected"
     assert site.cluster.summary.numEffectiveHosts >= 1

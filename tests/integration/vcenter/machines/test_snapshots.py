@@ -12,25 +12,29 @@ def _snapshot(vm: Any, name: str, *, memory: bool = False) -> Any:
     return wait(vm.CreateSnapshot_Task(name, f"about {name}", memory, False))
 
 
+def _tree(vm: Any) -> Any:
+    return vm.snapshot
+
+
 def test_the_tree_of_snapshots_is_as_they_were_made(site: Site) -> None:
     vm = site.create_running()
-    assert vm.snapshot is None
+    assert _tree(vm) is None
     first = _snapshot(vm, "first")
     second = _snapshot(vm, "second")
-    assert vm.snapshot.currentSnapshot == second
-    (root,) = vm.snapshot.rootSnapshotList
+    assert _tree(vm).currentSnapshot == second
+    (root,) = _tree(vm).rootSnapshotList
     assert (root.name, root.description, root.snapshot) == ("first", "about first", first)
     (child,) = root.childSnapshotList
     assert (child.name, child.snapshot, child.state) == ("second", second, "poweredOn")
     second.RenameSnapshot("other", "changed")
-    assert vm.snapshot.rootSnapshotList[0].childSnapshotList[0].name == "other"
+    assert _tree(vm).rootSnapshotList[0].childSnapshotList[0].name == "other"
     wait(first.RemoveSnapshot_Task(False, True))
-    (root,) = vm.snapshot.rootSnapshotList
+    (root,) = _tree(vm).rootSnapshotList
     assert root.name == "other"
     with pytest.raises(vmodl.fault.ManagedObjectNotFound):
         wait(first.RevertToSnapshot_Task(None, True))
     wait(vm.RemoveAllSnapshots_Task(True))
-    assert vm.snapshot is None
+    assert _tree(vm) is None
 
 
 def test_a_vm_goes_back_to_its_snapshot(site: Site) -> None:
@@ -40,7 +44,7 @@ def test_a_vm_goes_back_to_its_snapshot(site: Site) -> None:
     wait(snapshot.RevertToSnapshot_Task(None, True))
     assert vm.runtime.powerState == "poweredOff"
     wait(vm.RevertToCurrentSnapshot_Task(None, True))
-    assert vm.snapshot.currentSnapshot == snapshot
+    assert _tree(vm).currentSnapshot == snapshot
 
 
 def test_a_vm_with_snapshots_does_not_move_with_its_disks(site: Site) -> None:
