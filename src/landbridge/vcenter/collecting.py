@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyVmomi import vmodl
-from pyVmomi.VmomiSupport import ManagedObject
+from pyVmomi.VmomiSupport import DataObject, ManagedObject
 
 from landbridge.vcenter.authorization import refuse_unless
 from landbridge.vcenter.calls import Call
@@ -13,7 +13,7 @@ from landbridge.vcenter.managed import Managed
 from landbridge.vcenter.paths import evaluate
 from landbridge.vcenter.selection import Selected
 from landbridge.vmodl.responses import Raw
-from landbridge.vmodl.writer import Out, escape, reference, writer_for
+from landbridge.vmodl.writer import Out, ValueWriter, escape, reference, writer_for
 
 log = logging.getLogger(__name__)
 # What anybody may read before the login.
@@ -49,21 +49,32 @@ def object_contents(call: Call, selected: Sequence[Selected], tag: str) -> str:
         out.append(f"<{tag}>{reference('obj', managed.ref)}")
         missing: Out = []
         for path in each.paths:
-            mark = len(out)
             try:
                 value = evaluate(call, managed, path)
                 if value is not None:
-                    out.append(f"<propSet><name>{escape(path)}</name>")
-                    writer.any(out, "val", value)
-                    out.append("</propSet>")
+                    out.append(_property(call.version, writer, managed, path, value))
             except vmodl.query.InvalidProperty:
                 raise
             except Exception as error:
-                del out[mark:]
                 missing.append(missing_property(call, path, managed, error))
         out.extend(missing)
         out.append(f"</{tag}>")
     return "".join(out)
+
+
+def _property(version: str, writer: ValueWriter, managed: Managed, path: str, value: Any) -> str:
+    """A DynamicProperty element. The text of data objects is kept: values are never changed in place, so the same
+    value is the same text."""
+    known = managed.written.get((version, path))
+    if known is not None and known[0] is value:
+        return known[1]
+    out: Out = [f"<propSet><name>{escape(path)}</name>"]
+    writer.any(out, "val", value)
+    out.append("</propSet>")
+    text = "".join(out)
+    if isinstance(value, DataObject):
+        managed.written[version, path] = (value, text)
+    return text
 
 
 def missing_property(call: Call, path: str, managed: Managed, error: Exception) -> str:

@@ -85,8 +85,14 @@ class Events:
         event.fullFormattedMessage = message
         if "message" in event.__dict__ and not event.message:  # general events have their text a second time
             event.message = message
+        try:
+            text = to_text(event, "event", vim.event.Event)
+        except TypeError:
+            # What it is about has happened: an event that lacks a required field must not undo or hide that.
+            log.exception("the event %s (%s) is incomplete and left out", type(event).__name__, message)
+            return event
         self.kept.append(event)
-        self._unwritten.put_nowait((self._key, to_text(event, "event", vim.event.Event)))
+        self._unwritten.put_nowait((self._key, text))
         if (manager := self._inventory.objects.get("EventManager")) is not None:
             manager.set(latestEvent=event)
         return event

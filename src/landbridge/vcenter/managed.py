@@ -22,6 +22,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pyVmomi import vim
+from pyVmomi.VmomiSupport import DataObject, ManagedObject
 
 if TYPE_CHECKING:
     from landbridge.vcenter.calls import Call
@@ -72,6 +73,8 @@ class Managed:
         self.ref: Any = self.kind(moid, None)
         # The inventory's version at the last change of any property.
         self.version = 0
+        # Text of values written before, for the property collector: by API version and path, with the value it is of.
+        self.written: dict[tuple[str, str], tuple[Any, str]] = {}
         self._properties: dict[str, Any] = {}
         self._lazy: dict[str, Callable[[], Any]] = {}
 
@@ -230,12 +233,21 @@ def property_names(kind: type) -> frozenset[str]:
 
 
 def same(old: Any, new: Any) -> bool:
-    """Whether two property values are equal; pyVmomi's own `==` fails for some pairs of unlike types."""
+    """Whether two property values are equal, field by field: pyVmomi's data objects have no `==` of their own."""
     if old is new:
         return True
-    if old is None or new is None or isinstance(old, list) is not isinstance(new, list):
-        return False
-    try:
-        return type(old) is type(new) and bool(old == new)
-    except AttributeError:
-        return False
+    if type(old) is not type(new):
+        # A plain list and a typed array of the same elements are the same value.
+        return isinstance(old, list) and isinstance(new, list) and _same_elements(old, new)
+    if isinstance(old, list):
+        return _same_elements(old, new)
+    if isinstance(old, DataObject):
+        fields = new.__dict__
+        return all(same(value, fields[name]) for name, value in old.__dict__.items())
+    if isinstance(old, ManagedObject):
+        return bool(old._moId == new._moId)
+    return bool(old == new)
+
+
+def _same_elements(old: list[Any], new: list[Any]) -> bool:
+    return len(old) == len(new) and all(map(same, old, new))

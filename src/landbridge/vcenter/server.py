@@ -93,10 +93,9 @@ class Server:
         try:
             request = await asyncio.to_thread(requests.parse, body) if len(body) > _LARGE else requests.parse(body)
             value = await self._call(request, call)
-            content = responses.result(request.method, value, version)
-            status = 200
+            content, status = _result(request.method, value, version)
         except vmodl.MethodFault as fault:
-            content, status = responses.fault(fault, version), 500
+            content, status = _fault(fault, version), 500
         response = await _respond(http, content, status)
         if call.session is not before:
             _set_cookie(response, call.session)
@@ -109,7 +108,7 @@ class Server:
             session.busy += 1
         running = asyncio.create_task(dispatch(request, call), name=request.method.wsdl_name)
         self._calls.add(running)
-        running.add_done_callback(self._calls.discard)
+        running.add_done_callback(self._ended)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -122,6 +121,29 @@ class Server:
             if session is not None:
                 session.busy -= 1
                 session.rest()
+
+    def _ended(self, running: asyncio.Task[object]) -> None:
+        self._calls.discard(running)
+        if not running.cancelled():
+            running.exception()  # of a call whose client went away: it was logged where it was raised
+
+
+def _result(method: requests.Method, value: object, version: str) -> tuple[bytes, int]:
+    try:
+        return responses.result(method, value, version), 200
+    except TypeError as error:
+        log.exception("the result of %s can not be written", method.wsdl_name)
+        fault = vmodl.fault.SystemError(reason=str(error), msg=f"The result can not be written: {error}")
+        return responses.fault(fault, version), 500
+
+
+def _fault(fault: vmodl.MethodFault, version: str) -> bytes:
+    try:
+        return responses.fault(fault, version)
+    except TypeError as error:
+        # A fault that lacks a required field: its text is still worth telling.
+        log.exception("%s can not be written", type(fault).__name__)
+        return responses.fault(vmodl.fault.SystemError(reason=str(error), msg=fault.msg), version)
 
 
 async def _read(http: web.Request) -> bytes | None:

@@ -34,7 +34,7 @@ class Raw:
 def result(method: Method, value: Any, version: str) -> bytes:
     """The response of a method in `version`. TypeError if a required field of the result is missing."""
     if isinstance(value, Raw):
-        content = value.text
+        content = value.text  # made by the writer, which lets no illegal character through
     elif value is None:
         content = ""
     else:
@@ -42,7 +42,7 @@ def result(method: Method, value: Any, version: str) -> bytes:
         if declared is object:
             value = typed(value)
         field = Object(name="returnval", type=declared, version=BASE_VERSION, flags=method.info.resultFlags)
-        content = serialize(value, field, version)
+        content = legal(serialize(value, field, version))
     name = method.wsdl_name
     return _envelope(f'<{name}Response xmlns="{NAMESPACE}">{content}</{name}Response>')
 
@@ -58,11 +58,11 @@ def fault(error: vmodl.MethodFault, version: str = CURRENT) -> bytes:
     bare.msg = None
     serializer.SerializeFaultDetail(bare, Object(name=name, type=object, version=BASE_VERSION, flags=0))
     detail = writer.getvalue().replace(f"<{name}", f'<{name} xmlns="{NAMESPACE}"', 1)
-    text = SoapAdapter.XmlEscape(error.msg or GetWsdlName(kind))
+    text = legal(SoapAdapter.XmlEscape(error.msg or GetWsdlName(kind)))
     tag = SoapAdapter.SOAP_FAULT_TAG
     return _envelope(
         f"<{tag}><faultcode>ServerFaultCode</faultcode><faultstring>{text}</faultstring>"
-        f"<detail>{detail}</detail></{tag}>"
+        f"<detail>{legal(detail)}</detail></{tag}>"
     )
 
 
@@ -104,4 +104,4 @@ def _serializer(writer: io.StringIO, version: str) -> Any:
 
 
 def _envelope(body: str) -> bytes:
-    return f"{_START}{legal(body)}{SoapAdapter.SOAP_END}".encode()
+    return f"{_START}{body}{SoapAdapter.SOAP_END}".encode()

@@ -34,7 +34,7 @@ from pyVmomi.VmomiSupport import (
     binary,
 )
 
-from landbridge.vmodl.responses import serialize, typed
+from landbridge.vmodl.responses import legal, serialize, typed
 from landbridge.vmodl.versions import NAMESPACE
 
 Out = list[str]
@@ -117,7 +117,7 @@ class ValueWriter:
         kind = type(value)
         if isinstance(value, _FAULTS):
             info = Object(name=opening[1:], type=declared, version=BASE_VERSION, flags=0)
-            out.append(serialize(value, info, self._version))
+            out.append(legal(serialize(value, info, self._version)))
             return
         plan = self._plans.get(kind)
         if plan is None:
@@ -131,7 +131,7 @@ class ValueWriter:
                 if not field.info.flags & F_OPTIONAL:
                     raise TypeError(f'Field "{field.name}" is not optional')
             elif field.fallback:
-                out.append(serialize(content, field.info, self._version))
+                out.append(legal(serialize(content, field.info, self._version)))
             elif field.is_any:
                 self.any(out, field.name, content)
             elif isinstance(content, list):

@@ -59,6 +59,11 @@ class VcenterProcess:
             )
         until(self._answers, f"vCenter answers; its log is {self.log()}", _START_TIMEOUT)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """kill -9."""
         assert self._process is not None
