@@ -19,6 +19,7 @@ from landbridge.esx.vmx import replace_file
 Accelerator = Literal["kvm", "tcg"]
 
 _SHARED = Path("/run")
+_KVM = Path("/dev/kvm")
 _log = logging.getLogger(__name__)
 _PORT = 0xF4
 _VALUE = 0x2A
@@ -30,7 +31,7 @@ _BOOT_SECTOR = bytes([0xBA, _PORT, 0x00, 0xB0, _VALUE, 0xEE, 0xF4]).ljust(510, b
 
 async def accelerator(state_dir: Path) -> Accelerator:
     """`kvm` if a guest has really booted with it since the machine started, else `tcg`."""
-    if not Path("/dev/kvm").exists():  # noqa: ASYNC240 - a device node, not a disk
+    if not _KVM.exists():  # noqa: ASYNC240 - a device node, not a disk
         return "tcg"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()  # noqa: ASYNC240
     # What is true of the machine, its hosts need to find out but once, where they may write it down.

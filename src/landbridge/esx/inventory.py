@@ -289,12 +289,14 @@ class Inventory:
             vm.files_shared = False
             vm.save()
             self._save()
-        vm.listed = True
         if vm.process.alive:
             vm.adopt("moved here")
         elif vm.life is Life.INCOMING:
             vm.life = Life.OFF
+        vm.listed = True
         self.host.events.add("vm-added", vm.id, "moved here")
+        if vm.tools_connected and self.host.on_tools is not None:
+            self.host.on_tools(vm.id)
         await self.measure(vm)
 
     async def discard(self, vm: VirtualMachine) -> None:
@@ -314,6 +316,13 @@ class Inventory:
         if delete_files:
             await asyncio.to_thread(self._delete_files, vm)
         await self._remove(vm, "moved away")
+
+    async def set_home(self, vm: VirtualMachine, vmx: Path) -> None:
+        """The VM's files lie elsewhere now, its VMX file at `vmx`."""
+        async with self._lock:
+            vm.vmx = vmx
+            vm.save()
+            self._save()
 
     # -- about files -------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ class Qmp:
         self._client = client
 
     @classmethod
-    async def connect(cls, path: Path, name: str, timeout: float = 30.0) -> "Qmp":
+    async def connect(cls, path: Path, name: str, timeout: float = 60.0) -> "Qmp":
         """Connect to the socket as soon as it is there. TimeoutError after `timeout` seconds."""
         async with asyncio.timeout(timeout):
             while True:

@@ -427,11 +427,15 @@ class VirtualMachine:
             reader.cancel()
         while not listener.empty():
             self._take(await listener.get())
-        if ended:
-            await self._ended()
-        else:
+        if not ended:
             _log.warning("VM %s: the monitor's connection broke; connecting again", self.name)
-            await self._connect()
+            try:
+                await self._connect()
+            except (Fault, TimeoutError):
+                await self.process.wait()
+            else:
+                return
+        await self._ended()
 
     async def _process_ended(self) -> bool:
         """QEMU closes its monitor when it ends: whether it does."""
