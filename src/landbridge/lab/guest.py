@@ -69,7 +69,7 @@ class GuestVm:
             found = vm(self.name)
             if found is None:
                 return
-            if found.runtime.powerState != vim.VirtualMachinePowerState.poweredOff:
+            if found.runtime.powerState != vim.VirtualMachine.PowerState.poweredOff:
                 WaitForTask(found.PowerOffVM_Task())
             WaitForTask(found.Destroy_Task())
 
@@ -171,7 +171,7 @@ class GuestVm:
         deadline = time.monotonic() + _READY_TIMEOUT
         while True:
             try:
-                await self.ask("status", timeout=5)
+                await self.ask("status", timeout=20)
             except MachineError as error:
                 if time.monotonic() > deadline:
                     raise LabError(f"the guest of {self.name} did not answer in {_READY_TIMEOUT:.0f} s") from error

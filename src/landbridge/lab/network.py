@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from landbridge.esx.model import PortGroup
+from landbridge.esx.switch import Switch
 from landbridge.fleet.machine import MachineError
 from landbridge.fleet.netns import NamespaceMachine, run
 from landbridge.lab.topology import Node, Site, Topology, wan_address
@@ -161,6 +163,17 @@ table ip edge {{
         # See landbridge.esx.switch: a sender into the userspace switch computes its checksums itself.
         await client.execute("ethtool", "-K", "eth0", "tx", "off")
         await client.links("link set port0 up", "link set eth0 up", f"addr replace {self._topology.client} dev eth0")
+        group = PortGroup(key="vm-network", name="VM Network", vlan=self._topology.vlan)
+        switch = Switch(
+            run_dir=client.directory / "switch",
+            state_dir=self._topology.state_dir / "client",
+            uplink="uplink0",
+            namespace=client.name,
+        )
+        await switch.start()
+        await switch.set_port_groups([group])
+        await switch.plug("port0", group.key, "")
+        await switch.close()
 
     async def cut_wan(self, *, cut: bool) -> None:
         """Take the WAN away, or give it back."""
