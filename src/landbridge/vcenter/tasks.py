@@ -243,8 +243,8 @@ class Tasks:
         except TypeError as error:
             # A result or fault that lacks a required field can not be told; that it ended must be.
             log.exception("%s %s ended with what can not be written", task.moid, task.info.descriptionId)
-            fault = vmodl.fault.SystemError(reason=str(error), msg=f"The end of the task can not be told: {error}")
-            await self._end(task, error=fault)
+            untold = vmodl.fault.SystemError(reason=str(error), msg=f"The end of the task can not be told: {error}")
+            await self._end(task, error=untold)
         finally:
             self._running.pop(task.moid, None)
 

@@ -1,5 +1,6 @@
 """Properties of managed objects: what counts as a change."""
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,8 +41,8 @@ def test_an_equal_value_is_no_change(thing: Special, touched: list[Managed]) -> 
 
 
 def test_a_lazy_value_is_computed_once_until_it_is_invalid(thing: Special, touched: list[Managed]) -> None:
-    made: list[int] = []
-    thing.lazy("name", lambda: made.append(1) or f"name-{len(made)}")
+    numbers = itertools.count(1)
+    thing.lazy("name", lambda: f"name-{next(numbers)}")
     assert (thing.value("name"), thing.value("name")) == ("name-1", "name-1")
     thing.invalidate("name")
     assert thing.value("name") == "name-2"

@@ -1,6 +1,7 @@
 """Values as they are stored."""
 
 import datetime as dt
+from typing import Any
 
 from pyVmomi import vim
 
@@ -38,6 +39,7 @@ def test_an_event_keeps_its_class() -> None:
         vm=vim.event.VmEventArgument(name="v", vm=vim.VirtualMachine("vm-1", None)),
         host=vim.event.HostEventArgument(name="h", host=vim.HostSystem("host-1", None)),
     )  # fmt: skip
-    found = from_text(to_text(event, "event", vim.event.Event), vim.event.Event)
+    found: Any = from_text(to_text(event, "event", vim.event.Event), vim.event.Event)
     assert isinstance(found, vim.event.VmPoweredOnEvent)
-    assert found.vm.vm._moId == "vm-1"
+    argument: Any = found.vm
+    assert argument.vm._moId == "vm-1"

@@ -43,7 +43,7 @@ def postgresql() -> Iterator[str]:
         as_owner.update(user=owner.pw_uid, group=owner.pw_gid, extra_groups=[])
     subprocess.run([_POSTGRESQL / "initdb", "-D", "data", "-U", "landbridge", "-A", "trust", "-N"], **as_owner)
     options = f"-c listen_addresses='' -c unix_socket_directories={directory}"
-    control = [_POSTGRESQL / "pg_ctl", "-D", "data", "-l", directory / "log", "-w", "-t", "60"]
+    control: list[str | Path] = [_POSTGRESQL / "pg_ctl", "-D", "data", "-l", directory / "log", "-w", "-t", "60"]
     subprocess.run([*control, "-o", options, "start"], **as_owner)
     try:
         yield f"postgresql+psycopg://landbridge@/postgres?host={directory}"

@@ -217,7 +217,7 @@ def test_objects_leave_when_they_are_destroyed(si: Any, folder: Any) -> None:
     collector.CreateFilter(spec, False)
     version = wait(collector, "").version
     finish(child.Destroy())
-    updates = {}
+    updates: dict[str, str] = {}
     while "leave" not in updates.values():
         answer = wait(collector, version)
         version = answer.version

@@ -154,13 +154,13 @@ def test_a_large_valid_request_does_not_stop_others(vcenter: VcenterProcess) -> 
 def test_an_unknown_reference_is_managed_object_not_found(si: Any) -> None:
     ghost = vim.VirtualMachine("vm-99999", si._stub)
     with pytest.raises(vmodl.fault.ManagedObjectNotFound) as caught:
-        ghost.PowerOn()
+        ghost.PowerOn(None)
     assert caught.value.obj._moId == "vm-99999"
     with pytest.raises(vmodl.fault.ManagedObjectNotFound):
         _ = ghost.name
     # A reference of another type than the object has is no reference to it.
     with pytest.raises(vmodl.fault.ManagedObjectNotFound):
-        vim.VirtualMachine("group-d1", si._stub).PowerOn()
+        vim.VirtualMachine("group-d1", si._stub).PowerOn(None)
 
 
 def test_what_is_not_served_says_so(si: Any) -> None:

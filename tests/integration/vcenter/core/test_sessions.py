@@ -55,7 +55,7 @@ def test_after_five_wrong_passwords_the_right_one_waits(vcenter: VcenterProcess)
 def test_without_a_login_only_the_way_to_one_is_open(vcenter: VcenterProcess, si: Any) -> None:
     stub = type(si._stub)("127.0.0.1", vcenter.port, version=si._stub.version, sslContext=vcenter.tls())
     stranger = vim.ServiceInstance("ServiceInstance", stub)
-    content = stranger.RetrieveContent()
+    content: Any = stranger.RetrieveContent()
     for attempt in (
         lambda: content.rootFolder.name,
         lambda: content.rootFolder.CreateFolder("x"),

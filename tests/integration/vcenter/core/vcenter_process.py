@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyVim.connect import Disconnect, SmartConnect
-from pyVmomi import vim, vmodl
+from pyVmomi import vmodl
 
 from landbridge.pki import Authority, PeerName
 
@@ -167,5 +167,5 @@ def view_spec(view: Any, kind: type, paths: list[str]) -> Any:
     return spec
 
 
-def new_datacenter(si: Any) -> vim.Datacenter:
+def new_datacenter(si: Any) -> Any:
     return si.content.rootFolder.CreateDatacenter(unique("dc"))
