@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.rig import machine, make_disk, run
+from benchmarks.rig import in_namespace, machine, make_disk, run
 from landbridge.esx.hardware import MachineFiles, command_line
 from landbridge.esx.process import QemuProcess
 from landbridge.esx.qmp import Qmp
@@ -32,8 +32,9 @@ class Side:
 class BarePair:
     """A source with a booted guest, and the move to a target made for it."""
 
-    def __init__(self, directory: Path, taps: tuple[str, str], version: str, cpu: str) -> None:
+    def __init__(self, directory: Path, namespace: str, taps: tuple[str, str], version: str, cpu: str) -> None:
         self._directory = directory
+        self._namespace = namespace
         self._taps = taps
         self._config = machine(version, cpu)
         self._sides: list[Side] = []
@@ -94,7 +95,8 @@ class BarePair:
         home.mkdir(parents=True)
         process = QemuProcess(home)
         files = MachineFiles(chains={2000: [disk]}, taps={4000: tap})
-        process.start(command_line(self._config, files, process, "tcg", incoming=incoming), home / "qemu.log")
+        command = command_line(self._config, files, process, "tcg", incoming=incoming)
+        process.start(in_namespace(self._namespace, *command), home / "qemu.log")
         side = Side(process, await Qmp.connect(process.qmp, name))
         self._sides.append(side)
         return side

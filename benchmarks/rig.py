@@ -3,14 +3,18 @@
 The guest is the lab's, with the hardware that landbridge gives it, so that bare QEMU and libvirt move the same machine.
 """
 
+import asyncio
+import json
 import subprocess
+import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from landbridge.esx.model import Controller, ControllerType, Disk, Nic, VmConfig
 from landbridge.lab.image import DISK_BYTES, GuestSettings, base_image, guest_disk
+from landbridge.lab.probe import Findings, findings_from
 
 GUEST_ADDRESS = "10.100.0.10"
 CLIENT_ADDRESS = "10.100.0.1"
@@ -70,3 +74,42 @@ def machine(version: str, cpu: str) -> VmConfig:
         disks=[Disk(key=2000, controller=1000, unit=0, capacity=DISK_BYTES)],
         nics=[Nic(key=4000, mac=GUEST_MAC)],
     )
+
+
+async def wait_ready(namespace: str, timeout: float = 180.0) -> None:
+    """Wait until the guest answers the client in `namespace`; TimeoutError if it does not."""
+    ask = in_namespace(namespace, sys.executable, "-m", "landbridge.lab.probe", "ask", GUEST_ADDRESS, "status")
+    async with asyncio.timeout(timeout):
+        while True:
+            process = await asyncio.create_subprocess_exec(
+                *ask, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+            )
+            if await process.wait() == 0:
+                return
+            await asyncio.sleep(0.5)
+
+
+@asynccontextmanager
+async def watched(namespace: str) -> AsyncIterator[list[Findings]]:
+    """Probe the guest from `namespace` for as long as the context lasts; then the list has what was seen."""
+    process = await asyncio.create_subprocess_exec(
+        *in_namespace(namespace, sys.executable, "-m", "landbridge.lab.probe", "watch", GUEST_ADDRESS),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    found: list[Findings] = []
+    try:
+        async with asyncio.timeout(60):
+            if await process.stdout.readline() != b"ready\n":
+                raise RuntimeError("the probe did not start")
+        yield found
+        process.stdin.close()
+        async with asyncio.timeout(30):
+            found.append(findings_from(json.loads(await process.stdout.read())))
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

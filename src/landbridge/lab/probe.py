@@ -16,7 +16,7 @@ import struct
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 PROBE_PERIOD = 0.005  # seconds
 _PROBE_PORT, _STREAM_PORT, _COMMAND_PORT = 7, 7000, 7001
@@ -78,8 +78,8 @@ class Probe(asyncio.DatagramProtocol):
         self.answered = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        # Python 3.11's own datagram transport is no subclass of asyncio.DatagramTransport.
+        self._transport = cast("asyncio.DatagramTransport", transport)
 
     def error_received(self, exc: Exception) -> None:
         """Unreachable for a moment is silence, which is measured anyway."""
