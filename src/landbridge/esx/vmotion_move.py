@@ -99,7 +99,8 @@ class Move:
 
     async def close_streams(self) -> None:
         """Close what the relay has open for this end of the move."""
-        for name in {endpoint.name for endpoint in self.record.endpoints.values()}:
+        endpoints = self.record.outgoing.endpoints if self.record.outgoing else self.record.endpoints
+        for name in {endpoint.name for endpoint in endpoints.values()}:
             try:
                 await self.relay.close(name)
             except RelayError as error:

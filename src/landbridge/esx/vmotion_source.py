@@ -4,6 +4,7 @@ What QEMU does goes on while this agent is dead; a restarted one looks at what t
 """
 
 import asyncio
+import contextlib
 import logging
 from typing import Any, Literal
 
@@ -273,6 +274,10 @@ class LiveSource(Source):
     async def _finish(self, watch: BlockWatch | None) -> None:
         if watch is not None and self._memory is not None and not watch.gone:
             await self._memory.measure_pause(watch, self.record.progress)
+            if self._mirrors is not None:
+                with contextlib.suppress(Fault, TimeoutError):
+                    progress = self.record.progress
+                    progress.disk_done, progress.disk_total = await self._mirrors.copied()
         await self.inventory.remove_after_move(self.vm, delete_files=not self.request.shared_storage)
         await self._leave(VmotionPhase.SUCCEEDED)
 

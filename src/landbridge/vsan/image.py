@@ -95,6 +95,17 @@ async def resize(path: Path, capacity: int) -> None:
     await _run("resize", "-q", "-f", "qcow2", str(path), str(capacity))
 
 
+async def commit(path: Path) -> None:
+    """Write what an overlay holds into the image it stands on; the overlay itself stays as it is."""
+    await _run("commit", "-q", "-d", "-f", "qcow2", str(path), timeout=None)
+
+
+async def rebase(path: Path, backing: Path) -> None:
+    """Let an overlay stand on another image that reads the same; nothing is copied."""
+    name = backing.name if backing.parent == path.parent else str(backing)
+    await _run("rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", name, str(path), cwd=path.parent)
+
+
 async def virtual_size(path: Path, image: str) -> int:
     """The capacity in bytes of an image of format `image`. InvalidDisk if it leans on other files."""
     answer = json.loads(await _run("info", "-U", "-f", image, "--output=json", str(path)))

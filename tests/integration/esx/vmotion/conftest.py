@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from landbridge.esx.client import HostClient, HostUnreachable
+from landbridge.esx.client import HostClient, HostError, HostUnreachable
 from landbridge.esx.model import (
     Controller,
     ControllerType,
@@ -25,8 +26,9 @@ from landbridge.esx.model import (
     Nic,
     OutgoingVm,
     PowerOperation,
-    Vmotion,
+    PowerState,
     VmConfig,
+    Vmotion,
     VmotionMode,
     VmotionPhase,
     VmState,
@@ -38,6 +40,13 @@ from landbridge.relay.admin import Admin, AdminError
 
 MIB = 1 << 20
 DISK = 2000
+# A boot sector that writes a growing number, 512 bytes of it, to sector 64 + number % 65536, and nothing else:
+# BIOS extended write (INT 13h, AH=43h), the next only when the last has succeeded, eight for each tick of the timer.
+COUNTING_GUEST = bytes.fromhex(
+    "fa31c08ed88ec08ed0bc007cfbfc8816647c66ff06507c66a1507cbf0080b9800066f3ab6625ffff00006683c04066a35c7c"
+    "be547cb800438a16647ccd13720af606507c0775cbf4ebc8faf4ebfc669000000000100001000080"
+)
+_SECTORS = 65536
 FINAL = (VmotionPhase.SUCCEEDED, VmotionPhase.FAILED)
 
 
@@ -85,6 +94,13 @@ class HostUnderTest:
                     pytest.fail(f"agent {self.name} ended: {self.log.read_text()[-3000:]}")
                 await asyncio.sleep(0.05)
 
+    async def revive(self) -> None:
+        """Have the agent running, whatever a test did to it."""
+        assert self.process is not None
+        if self.process.returncode is not None:
+            await self.start()
+        self.process.send_signal(signal.SIGCONT)
+
     async def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
@@ -126,6 +142,57 @@ class HostUnderTest:
     async def running(self, name: str, **options: int) -> VmState:
         state = await self.create(name, **options)
         return await self.client.power(state.config.instance_uuid, PowerOperation.ON)
+
+    async def counting(self, name: str, *, memory: int = 64) -> VmState:
+        """A running VM that writes numbers to its first disk, with a second disk that holds a pattern."""
+        sector = COUNTING_GUEST.ljust(510, b"\0") + b"\x55\xaa"
+        (self.datastore / "counter.img").write_bytes(sector.ljust(40 * MIB, b"\0"))
+        config = VmConfig(
+            name=name,
+            instance_uuid=str(uuid.uuid4()),
+            uuid=str(uuid.uuid4()),
+            memory_mib=memory,
+            controllers=[Controller(key=1000, type=ControllerType.PVSCSI, bus=0)],
+            disks=[
+                Disk(key=DISK, controller=1000, unit=0, capacity=40 * MIB),
+                Disk(key=DISK + 1, controller=1000, unit=1, capacity=64 * MIB),
+            ],
+            nics=[Nic(key=4000)],
+        )
+        source = {DISK: "[datastore1] counter.img"}
+        state = await self.client.create_vm(CreateVm(config=config, datastore="datastore1", disk_sources=source))
+        (self.datastore / "counter.img").unlink()
+        qemu_io(self.file(state.config.disks[1].path), "write -P 0x5a 1M 16M")
+        state = await self.client.power(state.config.instance_uuid, PowerOperation.ON)
+        await self.writes(state)
+        return state
+
+    async def writes(self, vm: VmState) -> None:
+        """Return when the guest has written to its disk, seen by the file's own clock."""
+        file = self.file(vm.config.disks[0].path)
+        before = file.stat().st_mtime_ns
+        for _ in range(3000):
+            if file.stat().st_mtime_ns != before:
+                return
+            await asyncio.sleep(0.02)
+        pytest.fail(f"the guest {vm.config.name} does not write on {self.name}")
+
+    async def numbers_are_whole(self, vm: VmState) -> int:
+        """Power a counting VM off and check that every number it wrote is there; returns the last."""
+        await self.client.power(vm.config.instance_uuid, PowerOperation.OFF)
+        content = raw_content(self.file(vm.config.disks[0].path))
+        numbers: list[int] = [struct.unpack_from("<I", content, (64 + index) * 512)[0] for index in range(_SECTORS)]
+        last = max(numbers)
+        for number in range(max(1, last - _SECTORS + 1), last + 1):
+            assert numbers[number % _SECTORS] == number, f"the write of {number} is lost (last {last})"
+        return last
+
+    async def destroy(self, vm: VmState) -> None:
+        """Power a VM off if need be, and delete it."""
+        state = await self.client.vm(vm.config.instance_uuid)
+        if state.power_state is PowerState.ON:
+            await self.client.power(vm.config.instance_uuid, PowerOperation.OFF)
+        await self.client.destroy_vm(vm.config.instance_uuid)
 
     def file(self, path: str) -> Path:
         return self.datastore / path.partition("] ")[2]
@@ -189,6 +256,16 @@ class Pair:
         )
         return await self.target.client.prepare_incoming(request)
 
+    async def nothing_left(self, host: HostUnderTest) -> None:
+        """No VM, no file, no process, no open stream on a host (some of it may still be on its way out)."""
+        for _ in range(200):
+            left = [vm.config.name for vm in await host.client.vms()] + host.files() + await host.streams()
+            left += [str(pid) for pid in host.run.glob("*/pid") if lock_holder(pid) is not None]
+            if not left:
+                return
+            await asyncio.sleep(0.05)
+        pytest.fail(f"left on {host.name}: {left}")
+
     async def begin(
         self, vm: VmState, mode: VmotionMode = VmotionMode.LIVE, bandwidth: int | None = None, **options: object
     ) -> str:
@@ -212,6 +289,15 @@ def qemu_io(path: Path, *commands: str) -> None:
     assert "failed" not in answer.stdout, answer.stdout
 
 
+def raw_content(image: Path) -> bytes:
+    """What a guest reads from a disk."""
+    raw = image.with_name("content.raw")
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, raw], check=True)
+    content = raw.read_bytes()
+    raw.unlink()
+    return content
+
+
 def same_content(one: Path, other: Path) -> bool:
     """Whether two images read the same (`-U`: although QEMU has one open)."""
     answer = subprocess.run(
@@ -223,9 +309,23 @@ def same_content(one: Path, other: Path) -> bool:
 MakeHost = Callable[[str], Awaitable[HostUnderTest]]
 
 
+@pytest.fixture
+async def hosts(pair: Pair) -> AsyncIterator[Pair]:
+    """Two hosts that are up and empty, and are so again after the test, however it ended."""
+    yield pair
+    for host in (pair.source, pair.target):
+        await host.revive()
+        for move in await host.client.vmotions():
+            if move.phase not in FINAL:
+                with contextlib.suppress(HostError):
+                    await host.client.abort_vmotion(move.id)
+        for vm in await host.client.vms():
+            with contextlib.suppress(HostError):
+                await host.destroy(vm)
+
+
 @pytest.fixture(scope="module")
-async def hosts() -> AsyncIterator[Pair]:
-    """Two hosts for all tests of a module; every test leaves them running and empty."""
+async def pair() -> AsyncIterator[Pair]:
     # UNIX sockets need short paths.
     root = Path(tempfile.mkdtemp(prefix="lbv", dir="/tmp"))
     authority = Authority.create(root / "ca", "site test")
