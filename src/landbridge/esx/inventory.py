@@ -17,7 +17,8 @@ from landbridge.esx.host import Host
 from landbridge.esx.layout import make_directory_on, make_home, own_files, settle
 from landbridge.esx.life import Life, require
 from landbridge.esx.model import CreateVm, Disk, VmConfig
-from landbridge.esx.vm import VirtualMachine, read_vmx
+from landbridge.esx.vm import VirtualMachine
+from landbridge.esx.vm_files import read_vmx
 from landbridge.esx.vmx import VmxFile, replace_file
 from landbridge.vsan.faults import StorageFault
 from landbridge.vsan.local import allocated
