@@ -188,6 +188,11 @@ class GuestVm:
             raise LabError(f"the guest of {self.name} answered {command} with: {values['error']}")
         return values
 
+    async def expected_checksum(self) -> str:
+        """What `checksum` must answer: the data is what the image was built with."""
+        status = await self.ask("status")
+        return (await asyncio.to_thread(base_image, int(status["data_mib"]))).checksum
+
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[list[Findings]]:
         """Probe the guest for as long as the context lasts; then the list has what was seen, one entry."""
