@@ -127,6 +127,13 @@ class Site:
         process.send_signal(number)
         process.wait(30)
 
+    def freeze(self, part: str) -> None:
+        """Stop a process where it is: whoever asks it something waits."""
+        self.processes[part].send_signal(signal.SIGSTOP)
+
+    def thaw(self, part: str) -> None:
+        self.processes[part].send_signal(signal.SIGCONT)
+
     async def until(self, part: str, address: str) -> None:
         """Wait until a process listens; with its log in the error if it does not."""
         async with asyncio.timeout(_START_TIMEOUT):
@@ -193,8 +200,8 @@ class Site:
             cluster = datacenter.hostFolder.CreateClusterEx("cluster", vim.cluster.ConfigSpecEx())
             finished(cluster.AddHost_Task(vim.host.ConnectSpec(hostName=self.esx_address, force=True), True))
 
-    def create_vm(self, name: str, *, on: bool, disk: int = 64 << 20) -> str:
-        """A VM of 32 MiB with one disk, running its firmware or off; its moRef."""
+    def create_vm(self, name: str, *, on: bool, disk: int = 64 << 20, data: int = 0) -> str:
+        """A VM of 32 MiB with one disk that holds `data` bytes, running its firmware or off; its moRef."""
         with self.content() as content:
             datacenter = content.rootFolder.childEntity[0]
             cluster = every(content, vim.ClusterComputeResource)[0]
@@ -207,6 +214,9 @@ class Site:
                 deviceChange=_devices(disk),
             )
             vm = finished(datacenter.vmFolder.CreateVM_Task(spec, cluster.resourcePool, None))
+            if data:
+                command = ["qemu-io", "-f", "qcow2", "-c", f"write -P 0x5a 0 {data}", str(self.disk(name))]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             if on:
                 finished(vm.PowerOnVM_Task())
             return str(vm._moId)
@@ -307,4 +317,5 @@ class Pair:
     def stop(self) -> None:
         for site in (self.onprem, self.cloud):
             site.stop()
-        shutil.rmtree(self.base, ignore_errors=True)
+        if not os.environ.get("LB_KEEP"):
+            shutil.rmtree(self.base, ignore_errors=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 
+from landbridge.esx.model import VmotionMode
 from landbridge.hcx.config import ManagerConfig, Role
 from landbridge.hcx.faults import ApiFault
 from landbridge.hcx.inventory import VmFacts, vm_facts
@@ -123,7 +124,7 @@ class Migrations:
                 if other.state not in FINAL_STATES and other.instance_uuid == document.instance_uuid:
                     raise ApiFault(409, "Migration active", f"{document.vm_name} is in migration {other.id} already")
             document.warnings = findings.warnings
-            document.progress = Progress(disk_total=sum(facts.disks.values()), memory_total=facts.memory_mib << 20)
+            document.progress = Progress(disk_total=sum(facts.disks.values()), memory_total=_memory(asked, facts))
             self._facts[document.id] = facts
             await self._store.put(document)
             await self._launch(document.id)
@@ -286,3 +287,8 @@ class Migrations:
             target = self.target(document)
             findings = findings.joined(await target.check(document.id, self._order(document, facts)))
         return findings, document, facts
+
+
+def _memory(asked: MigrationInput, facts: VmFacts) -> int:
+    """Bytes of memory that move; a VM that is off has none."""
+    return 0 if asked.mode is VmotionMode.COLD else facts.memory_mib << 20
