@@ -77,7 +77,7 @@ class LibvirtPair:
             mounts.append(f"mkdir -p {path} && mount --bind {own} {path}")
         for name, text in _CONFIGURATION.items():
             (home / "etc-libvirt" / name).write_text(text.format(host=uuid.uuid4()))
-        script = " && ".join([*mounts, f"hostname bench-{side}", "exec libvirtd"])
+        script = " && ".join([*mounts, f"hostname bench-{side}", f"exec libvirtd --pid-file {home / 'libvirtd.pid'}"])
         log = (home / "libvirtd.log").open("wb")
         argv = in_namespace(self.namespace(side), "unshare", "--uts", "sh", "-c", script)
         self._daemons.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
