@@ -17,7 +17,7 @@ from pyVim.connect import Disconnect, SmartConnect
 from pyVmomi import vim, vmodl
 
 from landbridge.pki import Authority, PeerName
-from tests.integration.esx.hosts import SITE, TestHost, loopback, running_hosts
+from tests.integration.esx.hosts import SITE, Place, TestHost, loopback, running_hosts
 
 USER, PASSWORD = "administrator@vsphere.local", "A test password, 42"
 _UP = 60.0  # seconds vCenter may take to answer on a busy machine
@@ -201,9 +201,10 @@ async def eventually(met: Callable[[], Awaitable[Any]], timeout: float = 60.0) -
 
 
 @contextlib.asynccontextmanager
-async def running_site(directory: Path) -> AsyncIterator[Site]:
-    """A built site of two hosts."""
-    async with running_hosts(directory, "esx01.onprem", "esx02.onprem") as hosts:
+async def running_site(directory: Path, place: Place | None = None) -> AsyncIterator[Site]:
+    """A built site of two hosts on loopback addresses, or of one at `place`."""
+    names = ("esx01.onprem", "esx02.onprem") if place is None else ("esx01.onprem",)
+    async with running_hosts(directory, *names, place=place) as hosts:
         vcenter = Vcenter(directory, Authority.create(directory / "ca", "test site"))
         try:
             vcenter.start()
@@ -212,3 +213,10 @@ async def running_site(directory: Path) -> AsyncIterator[Site]:
             yield site
         finally:
             vcenter.close()
+
+
+async def add_datastore(agent: TestHost, name: str, path: Path, *, shared: bool = False) -> None:
+    """Give a host another datastore; its agent starts anew, its VMs go on."""
+    with agent._config.open("a") as config:
+        config.write(f'\n[[datastores]]\nname = "{name}"\npath = "{path}"\nshared = {str(shared).lower()}\n')
+    await agent.restart()

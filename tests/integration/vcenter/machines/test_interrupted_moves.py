@@ -10,7 +10,7 @@ from landbridge.esx.model import Vmotion, VmotionPhase
 
 from .site import MIB, Site, added, disk, eventually, scsi, until, wait
 
-_SIZE = 640 * MIB
+_SIZE = 320 * MIB
 
 
 def _big_vm(site: Site, name: str) -> Any:

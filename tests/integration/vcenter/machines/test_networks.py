@@ -1,0 +1,126 @@
+"""Distributed switches and port groups on a host with a real Open vSwitch."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pyVmomi import vim, vmodl
+
+from tests.integration.esx.hosts import Place, tool
+
+from .site import Site, added, running_site, wait
+
+_vmware = vim.dvs.VmwareDistributedVirtualSwitch
+
+
+@pytest.fixture(scope="module")
+async def wired(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """A site of one host in a network namespace of its own, with an uplink."""
+    space, number = f"lbt{os.getpid()}v", os.getpid()
+    outside, inside = (f"198.19.{number >> 6 & 0xFF}.{(number & 0x3F) * 4 + end}" for end in (1, 2))
+    for command in (
+        f"netns add {space}",
+        f"link add {space}m type veth peer name mgmt netns {space}",
+        f"addr add {outside}/30 dev {space}m",
+        f"link set {space}m up",
+        f"-n {space} addr add {inside}/30 dev mgmt",
+        f"-n {space} link set mgmt up",
+        f"-n {space} link set lo up",
+        f"-n {space} link add uplink0 type veth peer name wire0",
+        f"-n {space} link set wire0 up",
+    ):
+        tool("ip", *command.split())
+    place = Place(inside, ("ip", "netns", "exec", space), "uplink0")
+    try:
+        async with running_site(tmp_path_factory.mktemp("wired"), place) as site:
+            yield site
+            for pid_file in (site.agents[0].run / "switch").glob("*.pid"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid_file.read_text()), 9)
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            tool("ip", "netns", "delete", space)
+
+
+@pytest.fixture(scope="module")
+def switch(wired: Site) -> Any:
+    """A distributed switch with the host as a member."""
+    member = vim.dvs.HostMember.ConfigSpec(operation="add", host=wired.hosts[0])
+    config = _vmware.ConfigSpec(name="DVS", host=[member])
+    return wait(
+        wired.datacenter.networkFolder.CreateDVS_Task(vim.DistributedVirtualSwitch.CreateSpec(configSpec=config))
+    )
+
+
+def _group_spec(name: str, vlan: int | None = None) -> Any:
+    policy = None
+    if vlan is not None:
+        policy = _vmware.VmwarePortConfigPolicy(vlan=_vmware.VlanIdSpec(inherited=False, vlanId=vlan))
+    return vim.dvs.DistributedVirtualPortgroup.ConfigSpec(name=name, type="earlyBinding", defaultPortConfig=policy)
+
+
+def _nic(switch: Any, group: Any) -> Any:
+    port = vim.dvs.PortConnection(switchUuid=switch.uuid, portgroupKey=group.key)
+    backing = vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo(port=port)
+    return vim.vm.device.VirtualVmxnet3(key=-7, backing=backing)
+
+
+async def test_port_groups_reach_the_hosts_switch_and_follow_changes(wired: Site, switch: Any) -> None:
+    group = wait(switch.CreateDVPortgroup_Task(_group_spec("Red", 100)))
+    wait(switch.AddDVPortgroup_Task([_group_spec("Blue", 200), _group_spec("Plain")]))
+    told = {each.name: each for each in await wired.agents[0].client.port_groups()}
+    assert {name: each.vlan for name, each in told.items()} == {"Red": 100, "Blue": 200, "Plain": 0}
+    assert told["Red"].key == group.key
+    wait(group.ReconfigureDVPortgroup_Task(_group_spec("Crimson", 101)))
+    told = {each.name: each for each in await wired.agents[0].client.port_groups()}
+    assert told["Crimson"].vlan == group.config.defaultPortConfig.vlan.vlanId == 101
+    assert {network.name for network in wired.hosts[0].network} == {"Crimson", "Blue", "Plain"}
+    assert {network.name for network in wired.datacenter.network} >= {"Crimson", "Blue", "Plain"}
+
+
+def test_a_vm_is_plugged_into_a_port_group_that_then_can_not_go(wired: Site, switch: Any) -> None:
+    group = wait(switch.CreateDVPortgroup_Task(_group_spec("Used", 300)))
+    vm = wired.create()
+    wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[added(_nic(switch, group))])))
+    wait(vm.PowerOnVM_Task())
+    assert list(vm.network) == [group]
+    assert list(group.vm) == [vm]
+    nic: Any = next(d for d in vm.config.hardware.device if isinstance(d, vim.vm.device.VirtualVmxnet3))
+    assert nic.connectable.connected
+    assert nic.backing.port.portgroupKey == group.key
+    with pytest.raises(vim.fault.ResourceInUse):
+        wait(group.Destroy_Task())
+    with pytest.raises(vim.fault.ResourceInUse):
+        wait(switch.Destroy_Task())
+    wait(vm.PowerOffVM_Task())
+    wait(vm.Destroy_Task())
+    wait(group.Destroy_Task())
+    assert group not in switch.portgroup
+
+
+def test_networks_that_can_not_be_are_refused(wired: Site, switch: Any) -> None:
+    wait(switch.CreateDVPortgroup_Task(_group_spec("Single", 1)))
+    with pytest.raises(vim.fault.DuplicateName):
+        wait(switch.CreateDVPortgroup_Task(_group_spec("Single", 2)))
+    with pytest.raises(vmodl.fault.InvalidArgument):
+        wait(switch.CreateDVPortgroup_Task(_group_spec("Far", 4095)))
+    trunk = _group_spec("Trunk")
+    trunk.defaultPortConfig = _vmware.VmwarePortConfigPolicy(
+        vlan=_vmware.TrunkVlanSpec(inherited=False, vlanId=[vim.NumericRange(start=1, end=5)])
+    )
+    with pytest.raises(vmodl.fault.NotSupported):
+        wait(switch.CreateDVPortgroup_Task(trunk))
+    lone = wait(
+        wired.datacenter.networkFolder.CreateDVS_Task(
+            vim.DistributedVirtualSwitch.CreateSpec(configSpec=_vmware.ConfigSpec(name="Lone"))
+        )
+    )
+    unreachable = wait(lone.CreateDVPortgroup_Task(_group_spec("Unreachable")))
+    device = [added(_nic(lone, unreachable))]
+    with pytest.raises(vim.fault.CannotAccessNetwork) as refused:
+        wired.create("nowhere", devices=device)
+    assert refused.value.network == unreachable
+    wait(lone.Destroy_Task())
