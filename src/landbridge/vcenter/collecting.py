@@ -1,6 +1,8 @@
 """What the property collector answers, written as text straight from the inventory (see vmodl.writer for why)."""
 
+import asyncio
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from landbridge.vmodl.responses import Raw
 from landbridge.vmodl.writer import Out, ValueWriter, escape, reference, writer_for
 
 log = logging.getLogger(__name__)
+_TURN = 0.02  # seconds one answer may keep the event loop
 # What anybody may read before the login.
 _PUBLIC = ("ServiceInstance", "SessionManager", "propertyCollector")
 
@@ -40,11 +43,18 @@ def fetch(call: Call, managed: Managed, path: str) -> Raw | None:
     return Raw("".join(out))
 
 
-def object_contents(call: Call, selected: Sequence[Selected], tag: str) -> str:
-    """ObjectContent elements called `tag`."""
+async def object_contents(call: Call, selected: Sequence[Selected], tag: str) -> str:
+    """ObjectContent elements called `tag`.
+
+    The first reading of a large inventory builds a second's worth of values: others get their turn in between.
+    """
     writer = writer_for(call.version)
     out: Out = []
+    turn = time.monotonic()
     for each in selected:
+        if time.monotonic() - turn > _TURN:
+            await asyncio.sleep(0)
+            turn = time.monotonic()
         managed = each.managed
         out.append(f"<{tag}>{reference('obj', managed.ref)}")
         missing: Out = []

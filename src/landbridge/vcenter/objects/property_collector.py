@@ -51,7 +51,7 @@ class _Methods(Managed):
     # -- reading ------------------------------------------------------------------------------------------
 
     async def retrieve_properties(self, call: Call, spec_set: list[Any]) -> Raw:
-        return Raw(object_contents(call, _select(call, spec_set), "returnval"))
+        return Raw(await object_contents(call, _select(call, spec_set), "returnval"))
 
     async def retrieve_properties_ex(self, call: Call, spec_set: list[Any], options: Any = None) -> Raw | None:
         selected = _select(call, spec_set)
@@ -60,17 +60,17 @@ class _Methods(Managed):
         page = options.maxObjects if options is not None and options.maxObjects else len(selected)
         if page < 0:
             raise vmodl.fault.InvalidArgument(invalidProperty="options.maxObjects", msg="maxObjects is negative.")
-        return self._page(call, selected, page)
+        return await self._page(call, selected, page)
 
     async def continue_retrieve_properties_ex(self, call: Call, token: str) -> Raw:
         rest, page = self._take(call, token)
         objects = call.inventory.objects
-        return self._page(call, [each for each in rest if each.managed.moid in objects], page)
+        return await self._page(call, [each for each in rest if each.managed.moid in objects], page)
 
     async def cancel_retrieve_properties_ex(self, call: Call, token: str) -> None:
         self._take(call, token)
 
-    def _page(self, call: Call, selected: list[Selected], page: int) -> Raw:
+    async def _page(self, call: Call, selected: list[Selected], page: int) -> Raw:
         token = ""
         if len(selected) > page:
             state = self._state(call)
@@ -79,7 +79,8 @@ class _Methods(Managed):
             while len(state.tokens) > _TOKENS_KEPT:
                 state.tokens.popitem(last=False)
             token = f"<token>{number}</token>"
-        return Raw(f"<returnval>{token}{object_contents(call, selected[:page], 'objects')}</returnval>")
+        objects = await object_contents(call, selected[:page], "objects")
+        return Raw(f"<returnval>{token}{objects}</returnval>")
 
     def _take(self, call: Call, token: str) -> tuple[list[Selected], int]:
         taken = self._state(call).tokens.pop(token, None)

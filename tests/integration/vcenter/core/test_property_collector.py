@@ -189,25 +189,37 @@ def test_a_lost_answer_is_given_again_and_an_unknown_version_refused(si: Any, fo
     assert anew.filterSet[0].objectSet[0].kind == "enter"
 
 
-def test_partial_updates_name_the_finest_path(si: Any, folder: Any) -> None:
-    task = folder.Rename(unique("f"))
-    finish(task)
-    collector = si.content.propertyCollector
-    for partial in (True, False):
-        task = folder.CreateFolder(unique("g")).Destroy()
-        own = collector.CreatePropertyCollector()
-        own.CreateFilter(filter_spec(task, vim.Task, ["info"]), partial)
-        update = wait(own, "")
-        seen = set()
-        while task.info.state == "running" or update is not None:
-            if update is not None:
-                for change in update.filterSet[0].objectSet[0].changeSet:
-                    seen.add((update.filterSet[0].objectSet[0].kind, change.name))
-                version = update.version
-            update = wait(own, version, 0)
-        assert ("enter", "info") in seen
-        if not partial:
-            assert {name for _, name in seen} == {"info"}
+@pytest.mark.parametrize("partial", [True, False])
+def test_partial_updates_name_the_finest_path(si: Any, partial: bool) -> None:
+    manager = si.content.customFieldsManager
+    collector = si.content.propertyCollector.CreatePropertyCollector()
+    collector.CreateFilter(filter_spec(manager, type(manager), ["field"]), partial)
+    version = wait(collector, "").version
+
+    def changes() -> list[tuple[str, str, Any]]:
+        nonlocal version
+        answer = wait(collector, version)
+        version = answer.version
+        (update,) = answer.filterSet[0].objectSet
+        return [(change.name, change.op, change.val) for change in update.changeSet]
+
+    field = manager.AddFieldDefinition(unique("field"))
+    path = f"field[{field.key}]"
+    added = changes()
+    new_name = unique("renamed")
+    manager.RenameFieldDefinition(field.key, new_name)
+    renamed = changes()
+    manager.RemoveFieldDefinition(field.key)
+    removed = changes()
+    if partial:
+        assert [(name, op, val.key) for name, op, val in added] == [(path, "add", field.key)]
+        assert renamed == [(f"{path}.name", "assign", new_name)]
+        assert removed == [(path, "remove", None)]
+    else:
+        assert [[(name, op) for name, op, _ in each] for each in (added, renamed, removed)] == [
+            [("field", "assign")]
+        ] * 3
+        assert new_name in [each.name for each in renamed[0][2]]
 
 
 def test_objects_leave_when_they_are_destroyed(si: Any, folder: Any) -> None:
