@@ -76,7 +76,7 @@ def write(vmx: Path, snapshots: Sequence[Snapshot], current: int | None) -> None
         "snapshot.numSnapshots": str(len(snapshots)),
     }
     for number, snapshot in enumerate(snapshots):
-        microseconds = int(snapshot.created * 1e6)
+        microseconds = round(snapshot.created * 1e6)
         low = microseconds & 0xFFFFFFFF
         values = {
             "uid": str(snapshot.id),

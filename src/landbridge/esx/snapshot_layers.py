@@ -150,9 +150,12 @@ def _rename_in_files(vm: VirtualMachine, key: int, old: Path, new: Path) -> None
 async def _nodes(vm: VirtualMachine, key: int) -> dict[Path, str]:
     """The nodes of a disk's layers in the running QEMU, by file."""
     nodes = {}
+    prefix = f"file-{key}-"
     for node in await vm.qmp.execute("query-named-block-nodes", flat=True):
-        if node["drv"] == "qcow2" and node["node-name"].startswith(f"disk-{key}-"):
-            nodes[Path(node["file"])] = str(node["node-name"])
+        # A layer's own node tells its file as a description of the whole chain; the node of its file tells the name.
+        name = str(node["node-name"])
+        if name.startswith(prefix):
+            nodes[Path(node["file"])] = f"disk-{key}-{name.removeprefix(prefix)}"
     return nodes
 
 

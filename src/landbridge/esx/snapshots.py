@@ -66,7 +66,7 @@ async def create(vm: VirtualMachine, request: CreateSnapshot) -> Snapshot:
             id=_next_id(vm),
             name=request.name,
             description=request.description,
-            created=time.time(),
+            created=round(time.time(), 6),  # as the VMSD file has it
             parent=vm.current_snapshot,
             power_state=vm.power_state,
             memory=request.memory and live,
@@ -109,6 +109,8 @@ async def _require_memory_saves(vm: VirtualMachine) -> None:
 async def _standing_still(vm: VirtualMachine, snapshot: Snapshot) -> AsyncIterator[None]:
     """Stop the guest for a snapshot with memory, or quiesce its file systems, as far as asked."""
     if snapshot.quiesced:
+        if not vm.tools_connected:
+            raise Fault("ToolsUnavailable", f"no guest agent runs in VM {vm.name!r}: install qemu-guest-agent in it")
         try:
             await vm.guest_agent.call("guest-fsfreeze-freeze", _FREEZE_TIMEOUT)
         except BaseException:

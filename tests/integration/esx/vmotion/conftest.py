@@ -22,7 +22,10 @@ from landbridge.esx.model import (
     ControllerType,
     CreateVm,
     Disk,
+    Firmware,
     IncomingVm,
+    Job,
+    JobState,
     Nic,
     OutgoingVm,
     PowerOperation,
@@ -76,6 +79,7 @@ class HostUnderTest:
             f'[management]\naddress = "{address}"\nport = {self.port}\n'
             f'[vmotion]\naddress = "{address}"\nport = {free_port(address)}\n'
             f'[[datastores]]\nname = "datastore1"\npath = "{self.datastore}"\n'
+            f'[[datastores]]\nname = "datastore2"\npath = "{root}/ds2"\n'
         )
         self.client = HostClient(address, self.port, caller)
         self.process: asyncio.subprocess.Process | None = None
@@ -120,13 +124,22 @@ class HostUnderTest:
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
-    async def create(self, name: str, *, memory: int = 64, disk_mib: int = 64, disks: int = 1) -> VmState:
+    async def create(
+        self,
+        name: str,
+        *,
+        memory: int = 64,
+        disk_mib: int = 64,
+        disks: int = 1,
+        firmware: Firmware = Firmware.BIOS,
+    ) -> VmState:
         """A powered-off VM whose disks hold a pattern of their own in their first half."""
         config = VmConfig(
             name=name,
             instance_uuid=str(uuid.uuid4()),
             uuid=str(uuid.uuid4()),
             memory_mib=memory,
+            firmware=firmware,
             controllers=[Controller(key=1000, type=ControllerType.PVSCSI, bus=0)],
             disks=[
                 Disk(key=DISK + number, controller=1000, unit=number, capacity=disk_mib * MIB)
@@ -138,10 +151,6 @@ class HostUnderTest:
         for number, disk in enumerate(state.config.disks):
             qemu_io(self.file(disk.path), f"write -P {0x51 + number} 0 {disk_mib // 2}M")
         return state
-
-    async def running(self, name: str, **options: int) -> VmState:
-        state = await self.create(name, **options)
-        return await self.client.power(state.config.instance_uuid, PowerOperation.ON)
 
     async def counting(self, name: str, *, memory: int = 64) -> VmState:
         """A running VM that writes numbers to its first disk, with a second disk that holds a pattern."""
@@ -195,10 +204,20 @@ class HostUnderTest:
         await self.client.destroy_vm(vm.config.instance_uuid)
 
     def file(self, path: str) -> Path:
-        return self.datastore / path.partition("] ")[2]
+        root = self.datastore if path.startswith("[datastore1]") else self.root / "ds2"
+        return root / path.partition("] ")[2]
 
     def files(self) -> list[str]:
-        return sorted(path.name for path in self.datastore.rglob("*") if path.is_file() and path.name[0] != ".")
+        found = [*self.datastore.rglob("*"), *(self.root / "ds2").rglob("*")]
+        return sorted(path.name for path in found if path.is_file() and path.name[0] != ".")
+
+    async def done(self, job: Job) -> Job:
+        """The end of a job, which must be a success."""
+        async with asyncio.timeout(90):
+            while job.state is JobState.RUNNING:
+                job = await self.client.job(job.id, job.seq, 10)
+        assert job.state is JobState.SUCCESS, job.error
+        return job
 
     def qemu(self, vm: str) -> int | None:
         """The process of a VM, as the kernel says."""
