@@ -1,7 +1,9 @@
 """The mobility agents of paired sites, asked as vCenter and the managers ask them: streams from relay to relay."""
 
 import asyncio
+import os
 import secrets
+import signal
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from landbridge.hcx.client import HcxClient
 from landbridge.hcx.ix.model import Announcement
 from landbridge.pki import Authority, PeerName
 from landbridge.relay import Relay, Side
+from landbridge.relay.admin import Admin
 from tests.integration.hcx.sites import Pair, Site
 
 CHANNELS = ("control", "ram", "disk-2000")
@@ -61,7 +64,7 @@ class Hosts:
 
 
 @pytest.fixture
-async def hosts(sites: Pair) -> AsyncIterator[Hosts]:
+async def hosts_relays(sites: Pair) -> AsyncIterator[Hosts]:
     made = Hosts(
         await _host_relay(sites.onprem, f"{sites.onprem.net}.201"),
         await _host_relay(sites.cloud, f"{sites.cloud.net}.201"),
@@ -97,7 +100,7 @@ def _vcenter(site: Site) -> HostClient:
     return HostClient(site.ix_address, 443, site.identity("vcenter"))
 
 
-async def _open(sites: Pair, hosts: Hosts, config: VmConfig, migration: str) -> dict[str, Endpoint]:
+async def _open(sites: Pair, hosts_relays: Hosts, config: VmConfig, migration: str) -> dict[str, Endpoint]:
     """All that managers and vCenters do until bytes may flow; where the source host connects to."""
     shadow = VmState(config=config, vmx=f"[hcx-ix.cloud] {config.instance_uuid}/vm.vmx", power_state=PowerState.ON)
     async with sites.onprem.ix() as ours, sites.cloud.ix() as theirs:
@@ -109,7 +112,9 @@ async def _open(sites: Pair, hosts: Hosts, config: VmConfig, migration: str) -> 
             )
             incoming = asyncio.create_task(source.prepare_incoming(request))
             assert (await target.register_vm(shadow.vmx)).power_state is PowerState.ON
-            endpoints = {channel: hosts.target.endpoint("site", f"{migration}-{channel}") for channel in CHANNELS}
+            endpoints = {
+                channel: hosts_relays.target.endpoint("site", f"{migration}-{channel}") for channel in CHANNELS
+            }
             outgoing = OutgoingVm(
                 id=f"{migration}-t", mode=VmotionMode.LIVE, vm=config.instance_uuid, endpoints=endpoints
             )
@@ -121,15 +126,15 @@ async def _open(sites: Pair, hosts: Hosts, config: VmConfig, migration: str) -> 
 
 
 async def test_what_the_source_host_sends_arrives_at_the_target_host(
-    sites: Pair, paired: HcxClient, hosts: Hosts
+    sites: Pair, paired: HcxClient, hosts_relays: Hosts
 ) -> None:
     config, migration = _config(), f"m-{secrets.token_hex(4)}"
-    endpoints = await _open(sites, hosts, config, migration)
+    endpoints = await _open(sites, hosts_relays, config, migration)
     assert set(endpoints) == set(CHANNELS)
     for channel in CHANNELS:
-        server = await _echo_on(await hosts.target.expose("site", f"{migration}-{channel}"))
+        server = await _echo_on(await hosts_relays.target.expose("site", f"{migration}-{channel}"))
         data = secrets.token_bytes(300_000)
-        assert await _ask(await hosts.source.dial("site", endpoints[channel]), data) == data
+        assert await _ask(await hosts_relays.source.dial("site", endpoints[channel]), data) == data
         server.close()
     async with sites.onprem.ix() as ours, sites.cloud.ix() as theirs:
         assert (await ours.move(migration)).carried["ram"] >= 300_000
@@ -146,14 +151,14 @@ async def test_what_the_source_host_sends_arrives_at_the_target_host(
         for ix in (ours, theirs):
             await ix.forget(migration)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        await _ask(await hosts.source.dial("site", endpoints["ram"]), b"x")
+        await _ask(await hosts_relays.source.dial("site", endpoints["ram"]), b"x")
 
 
 async def test_a_move_that_failed_closes_its_streams_and_switches_the_shadow_off(
-    sites: Pair, paired: HcxClient, hosts: Hosts
+    sites: Pair, paired: HcxClient, hosts_relays: Hosts
 ) -> None:
     config, migration = _config(), f"m-{secrets.token_hex(4)}"
-    endpoints = await _open(sites, hosts, config, migration)
+    endpoints = await _open(sites, hosts_relays, config, migration)
     reason = ApiError(type="OperationAborted", message="the target's host is full")
     async with sites.onprem.ix() as ours, sites.cloud.ix() as theirs:
         await theirs.finish(migration, reason)
@@ -169,21 +174,47 @@ async def test_a_move_that_failed_closes_its_streams_and_switches_the_shadow_off
         for ix in (ours, theirs):
             await ix.forget(migration)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        await _ask(await hosts.source.dial("site", endpoints["ram"]), b"x")
+        await _ask(await hosts_relays.source.dial("site", endpoints["ram"]), b"x")
 
 
-async def test_an_appliance_killed_under_a_move_knows_it_again(sites: Pair, paired: HcxClient, hosts: Hosts) -> None:
+async def test_an_appliance_killed_under_a_move_knows_it_again(
+    sites: Pair, paired: HcxClient, hosts_relays: Hosts
+) -> None:
     config, migration = _config(), f"m-{secrets.token_hex(4)}"
-    endpoints = await _open(sites, hosts, config, migration)
+    endpoints = await _open(sites, hosts_relays, config, migration)
     for site in (sites.onprem, sites.cloud):
         site.kill("ix")
         site.start("ix")
         await site.until("ix", site.ix_address)
-    server = await _echo_on(await hosts.target.expose("site", f"{migration}-ram"))
-    assert await _ask(await hosts.source.dial("site", endpoints["ram"]), b"still there") == b"still there"
+    server = await _echo_on(await hosts_relays.target.expose("site", f"{migration}-ram"))
+    assert await _ask(await hosts_relays.source.dial("site", endpoints["ram"]), b"still there") == b"still there"
     server.close()
     async with sites.onprem.ix() as ours, sites.cloud.ix() as theirs:
         assert (await ours.move(migration)).phase is VmotionPhase.PREPARED
+        for ix in (ours, theirs):
+            await ix.finish(migration, ApiError(type="OperationAborted", message="enough"))
+            await ix.forget(migration)
+
+
+async def test_a_relay_that_died_comes_back_with_its_streams(
+    sites: Pair, paired: HcxClient, hosts_relays: Hosts
+) -> None:
+    config, migration = _config(), f"m-{secrets.token_hex(4)}"
+    endpoints = await _open(sites, hosts_relays, config, migration)
+    os.kill(await Admin(sites.cloud.run / "ix" / "relay" / "admin").pid(), signal.SIGKILL)
+    server = await _echo_on(await hosts_relays.target.expose("site", f"{migration}-control"))
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                answer = await _ask(await hosts_relays.source.dial("site", endpoints["control"]), b"in doubt?")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                await asyncio.sleep(0.1)
+            else:
+                break
+    assert answer == b"in doubt?"
+    server.close()
+    async with sites.onprem.ix() as ours, sites.cloud.ix() as theirs:
+        assert (await ours.probe((await theirs.info()).uplink)).up
         for ix in (ours, theirs):
             await ix.finish(migration, ApiError(type="OperationAborted", message="enough"))
             await ix.forget(migration)

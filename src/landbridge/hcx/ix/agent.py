@@ -33,7 +33,7 @@ class MobilityAgent:
     def __init__(self, config: IxConfig) -> None:
         self._config = config
         self._events = EventLog()
-        self.wan = Wan(config)
+        self.wan = Wan(config, self._reopen)
         self.moves = Moves(config.state_dir / "moves", self.wan, self._changed)
         self._maintenance = False
         self._port_group_file = config.state_dir / "portgroups.json"
@@ -93,6 +93,9 @@ class MobilityAgent:
             ]
         )
         return application
+
+    async def _reopen(self) -> None:
+        await self.moves.reopen()
 
     def _changed(self, kind: Kind, vm: str, message: str) -> None:
         self._events.post(kind, vm, message)

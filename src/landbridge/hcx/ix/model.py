@@ -89,6 +89,8 @@ class Move(Model):
     outgoing: OutgoingVm | None = None
     # By channel: at the source end where the source host connects to, at the target end the WAN's.
     endpoints: dict[str, Endpoint] = Field(default={})
+    # By channel, where these streams are led on to.
+    towards: dict[str, Endpoint] = Field(default={})
     shadow: VmState | None = None
     registered: bool = False
     abort_requested: bool = False

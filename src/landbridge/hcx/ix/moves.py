@@ -86,6 +86,7 @@ class Moves:
         if move.endpoints or move.final:
             return move
         move.endpoints = await self._forward(SITE, WAN, endpoints, migration)
+        move.towards = endpoints
         await self._save(move)
         return move
 
@@ -126,6 +127,15 @@ class Moves:
         (self._directory / f"{migration}.json").unlink(missing_ok=True)
         async with self._news:
             self._news.notify_all()
+
+    async def reopen(self) -> None:
+        """Open all streams again, under their names, in a relay that lost them: a move in doubt asks over them."""
+        for move in self._moves.values():
+            sides = (SITE, WAN) if move.end == "source" else (WAN, SITE)
+            for channel, endpoint in move.endpoints.items():
+                await self._wan.relay.forward(
+                    sides[0], endpoint.name.partition(".")[0], sides[1], move.towards[channel]
+                )
 
     def busy(self) -> list[str]:
         """Ids of migrations that are not over."""
@@ -188,6 +198,7 @@ class Moves:
             raise MoveError("NotFound", f"no HCX migration brings VM {request.vm}", 404)
         if move.phase is None:
             move.endpoints = await self._forward(WAN, SITE, request.endpoints, move.migration)
+            move.towards = request.endpoints
             move.outgoing = request
             move.vmotion = request.id
             move.phase = VmotionPhase.DISK

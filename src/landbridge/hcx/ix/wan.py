@@ -5,9 +5,11 @@ The probe stream ends at an echo here, so that a tunnel's state is measured by b
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import shutil
 import time
+from collections.abc import Awaitable, Callable
 
 from landbridge.esx.model import Endpoint
 from landbridge.hcx.config import IxConfig
@@ -20,6 +22,8 @@ WAN = "wan"
 _PROBE = "probe"
 _PROBE_TIMEOUT = 3.0  # seconds
 _NONCE = 16  # bytes
+_WATCH = 1.0  # seconds between looks whether the relay lives
+_log = logging.getLogger(__name__)
 
 
 class NotPaired(Exception):  # noqa: N818 - a state, not a failure
@@ -29,8 +33,11 @@ class NotPaired(Exception):  # noqa: N818 - a state, not a failure
 class Wan:
     """The relay and the identity it shows to the other site's appliance."""
 
-    def __init__(self, config: IxConfig) -> None:
+    def __init__(self, config: IxConfig, reopen: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`reopen` is called when a relay that died was started again: it has none of the streams it had."""
         self._config = config
+        self._reopen = reopen
+        self._watcher: asyncio.Task[None] | None = None
         self._directory = config.state_dir / "wan"
         self._relay: Relay | None = None
         self._echo: asyncio.Server | None = None
@@ -69,9 +76,33 @@ class Wan:
         socket.unlink(missing_ok=True)  # the one a former process of ours listened on
         self._echo = await asyncio.start_unix_server(_echo, socket)
         self._relay = relay
+        self._watcher = self._watcher or asyncio.create_task(self._watch(), name="relay watch")
+
+    async def _watch(self) -> None:
+        """Start a relay that died again."""
+        while True:
+            await asyncio.sleep(_WATCH)
+            relay = self._relay
+            if relay is None or await relay.alive():
+                continue
+            _log.warning("the relay is gone: it is started again")
+            try:
+                await self._stop_echo()
+                await self.start()
+                if self._reopen is not None:
+                    await self._reopen()
+            except (RelayError, OSError):
+                _log.exception("the relay could not be started again")
 
     async def close(self) -> None:
         """Leave; the relay and its streams go on."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+            self._watcher = None
+        await self._stop_echo()
+
+    async def _stop_echo(self) -> None:
         if self._echo is not None:
             self._echo.close()
             self._echo = None

@@ -56,14 +56,14 @@ def resolve(instance: Any, order: TargetOrder, transit: Transit) -> Place:
     )
 
 
-def check(instance: Any, order: TargetOrder, transit: Transit) -> Findings:
-    """What would keep the VM from going there."""
+def check(instance: Any, order: TargetOrder, transit: Transit) -> tuple[Findings, Place | None]:
+    """What would keep the VM from going there, and where it would be."""
     findings = Findings()
     try:
         place = resolve(instance, order, transit)
     except NoPlace as error:
         findings.errors.append(f"{order.name}: {error}")
-        return findings
+        return findings, None
     for item in collect(instance, vim.VirtualMachine, ["name", "config.instanceUuid"]):
         if item.get("config.instanceUuid") == order.instance_uuid:
             findings.errors.append(
@@ -82,7 +82,7 @@ def check(instance: Any, order: TargetOrder, transit: Transit) -> Findings:
     problem = _hardware_problem(vim.HostSystem(place.host, instance._stub), order)
     if problem:
         findings.errors.append(problem)
-    return findings
+    return findings, place
 
 
 def _hardware_problem(host: Any, order: TargetOrder) -> str:

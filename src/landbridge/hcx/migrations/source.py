@@ -64,13 +64,13 @@ class LocalSource(Source):
 
     async def begin(self, migration: str, order: SourceOrder) -> Nothing:
         async with self._lock:
-            half = await self._store.get(SourceHalf, migration)
-            if half is None:
-                half = SourceHalf(id=migration, order=order, began=time.time())
+            known = await self._store.get(SourceHalf, migration)
+            half = known or SourceHalf(id=migration, order=order, began=time.time())
+            if known is None:
                 await self._store.put(half)
             if not half.task:
                 try:
-                    half.task = await self._start(half)
+                    half.task = await self._start(half, again=known is not None)
                 except (MeshError, HostError) as error:
                     raise MigrationStopped(f"{order.vm} can not leave its site: {error}") from error
                 except vmodl.MethodFault as fault:
@@ -79,14 +79,14 @@ class LocalSource(Source):
         self._follower.follow(migration, half.task)
         return Nothing()
 
-    async def _start(self, half: SourceHalf) -> str:
-        """The relocation task: the one that runs already, or a new one."""
+    async def _start(self, half: SourceHalf, *, again: bool) -> str:
+        """The relocation task: the one a process before us started, or a new one."""
         order = half.order
         transit, _ = await asyncio.gather(
             self._mesh.transit(),
             self._ix.announce(half.id, Announcement(end="source", vm=order.instance_uuid)),
         )
-        running = await self._vcenter.run(_running_relocation, order.vm, half.began)
+        running = await self._vcenter.run(_running_relocation, order.vm, half.began) if again else ""
         if running:
             return running
         if order.remove_snapshots or order.remove_isos:

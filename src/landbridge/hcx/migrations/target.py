@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any, ClassVar
 
 from pyVmomi import vim, vmodl
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 _PREPARE_TIMEOUT = 45.0  # seconds; the source's appliance keeps its vCenter waiting for 50
 _POLL = 20.0
 _RETRY = 2.0
+_PLACE_VALID = 10.0  # seconds
+_PLACES_KEPT = 100
 _UNREGISTER_ATTEMPTS = 20
 _UNREGISTER_PAUSE = 0.25
 
@@ -56,6 +59,7 @@ class LocalTarget(Target):
         self._mesh = mesh
         self._follower = Follower(vcenter)
         self._settling: dict[str, asyncio.Task[HalfState]] = {}
+        self._places: dict[str, tuple[float, placing.Place]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def resume(self) -> None:
@@ -72,19 +76,31 @@ class LocalTarget(Target):
 
     async def check(self, _migration: str, order: TargetOrder) -> Findings:
         transit = await self._mesh.transit()
-        return await self._vcenter.run(placing.check, order, transit)
+        findings, place = await self._vcenter.run(placing.check, order, transit)
+        if place is not None and not findings.errors:
+            self._places[_migration] = (time.monotonic(), place)
+            while len(self._places) > _PLACES_KEPT:
+                self._places.pop(next(iter(self._places)))
+        return findings
+
+    async def _place(self, migration: str, order: TargetOrder, transit: Transit) -> placing.Place:
+        """Where the VM goes: what the validation of a moment ago found, or found now."""
+        found, place = self._places.pop(migration, (0.0, None))
+        if place is None or time.monotonic() - found > _PLACE_VALID:
+            place = await self._vcenter.run(placing.resolve, order, transit)
+        return place
 
     async def prepare(self, migration: str, vm: TargetVm) -> Streams:
         async with self._lock(migration):
-            half = await self._store.get(TargetHalf, migration)
-            if half is None:
-                half = TargetHalf(id=migration, instance_uuid=vm.order.instance_uuid)
+            known = await self._store.get(TargetHalf, migration)
+            half = known or TargetHalf(id=migration, instance_uuid=vm.order.instance_uuid)
+            if known is None:
                 await self._store.put(half)
             if half.end is not None:
                 raise MigrationStopped(f"the target gave the migration up: {half.end.error}")
             try:
                 async with asyncio.timeout(_PREPARE_TIMEOUT):
-                    return await self._prepare(half, vm)
+                    return await self._prepare(half, vm, again=known is not None)
             except TimeoutError as error:
                 raise MigrationStopped(f"the target was not ready within {_PREPARE_TIMEOUT:.0f} s") from error
             except (MeshError, HostError, placing.NoPlace) as error:
@@ -92,27 +108,25 @@ class LocalTarget(Target):
             except vmodl.MethodFault as fault:
                 raise MigrationStopped(f"the target's vCenter refused the VM: {fault_text(fault)}") from fault
 
-    async def _prepare(self, half: TargetHalf, vm: TargetVm) -> Streams:
+    async def _prepare(self, half: TargetHalf, vm: TargetVm, *, again: bool) -> Streams:
         if not half.task:
             transit = await self._mesh.transit()
-            place = await self._vcenter.run(placing.resolve, vm.order, transit)
+            place = await self._place(half.id, vm.order, transit)
             shadow = _shadow(vm, place, transit)
             await self._ix.announce(half.id, Announcement(end="target", vm=half.instance_uuid, shadow=shadow))
-            half.vm = half.vm or await self._register(half, shadow, place, transit)
+            known = await self._vcenter.run(_registered, half.instance_uuid, transit) if again else ""
+            half.vm = known or await self._register(shadow, place, transit)
             half.task = await self._vcenter.run(_relocate, half.vm, place)
             await self._store.put(half)
         self._follow(half)
         return await self._streams(half)
 
-    async def _register(self, half: TargetHalf, shadow: VmState, place: placing.Place, transit: Transit) -> str:
-        known = await self._vcenter.run(_registered, half.instance_uuid, transit)
-        if not known:
-            task = await self._vcenter.run(_register, shadow, place, transit)
-            info = await self._vcenter.finish(task)
-            if info is None or info.state != "success":
-                raise MigrationStopped(f"registering the VM at the target: {fault_text(info.error if info else None)}")
-            known = str(info.result._moId)
-        return known
+    async def _register(self, shadow: VmState, place: placing.Place, transit: Transit) -> str:
+        task = await self._vcenter.run(_register, shadow, place, transit)
+        info = await self._vcenter.finish(task)
+        if info is None or info.state != "success":
+            raise MigrationStopped(f"registering the VM at the target: {fault_text(info.error if info else None)}")
+        return str(info.result._moId)
 
     async def _streams(self, half: TargetHalf) -> Streams:
         """Where our appliance takes the streams, once our vCenter asked it to send the VM."""
