@@ -12,12 +12,12 @@ import fcntl
 import hashlib
 import os
 import shutil
-import struct
 import tempfile
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from landbridge.lab.boot_disk import BOOT_START, DATA_START, make_bootable, partition
 from landbridge.lab.debian import ImageError, kernel_modules, kernel_package, libraries, run_tool, unpack
 
 CACHE = Path("/var/cache/landbridge")
@@ -26,8 +26,6 @@ DISK_BYTES = 1 << 30
 READY = "ready at"  # in the line that the guest prints on its console when it serves
 
 _MIB = 1 << 20
-_SECTOR = 512
-_GRUB_START, _BOOT_START, _DATA_START = 1 * _MIB, 2 * _MIB, 98 * _MIB
 _PACKAGES = (
     "busybox-static",
     "qemu-guest-agent",
@@ -46,13 +44,6 @@ _MODULES = (
     *("vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1"),
 )
 _KERNEL_OPTIONS = "console=tty0 console=ttyS0,115200 quiet loglevel=3 panic=10 no_timer_check mitigations=off"
-_GRUB_CONFIGURATION = f"""
-search --no-floppy --label LANDBRIDGE --set=root
-linux /vmlinuz {_KERNEL_OPTIONS}
-initrd /initrd
-boot
-"""
-_GRUB_MODULES = ("part_gpt", "fat", "linux", "normal", "search", "search_label")
 _OS_RELEASE = (
     'ID=debian\nNAME="Debian GNU/Linux"\nPRETTY_NAME="Debian GNU/Linux 12, landbridge guest"\nVERSION_ID="12"\n'
 )
@@ -109,7 +100,7 @@ def base_image(
 
     `data_mib` of the data partition hold data that does not compress.
     """
-    if not 1 <= data_mib <= (DISK_BYTES - _DATA_START) // _MIB - 2:
+    if not 1 <= data_mib <= (DISK_BYTES - DATA_START) // _MIB - 2:
         raise ImageError(f"{data_mib} MiB of data do not fit into a disk of {DISK_BYTES // _MIB} MiB")
     path = cache / f"guest-{_fingerprint(data_mib, kernel, sources)}.raw"
     checksum = path.with_suffix(".checksum")
@@ -131,7 +122,7 @@ def guest_disk(base: BaseImage, target: Path, settings: GuestSettings) -> None:
         raw, text = Path(work) / "disk.raw", Path(work) / "landbridge.cfg"
         run_tool("cp", "--sparse=always", "--reflink=auto", base.path, raw)
         text.write_text(settings.text(base.data_mib))
-        run_tool("mcopy", "-o", "-i", f"{raw}@@{_BOOT_START}", text, "::/landbridge.cfg")
+        run_tool("mcopy", "-o", "-i", f"{raw}@@{BOOT_START}", text, "::/landbridge.cfg")
         run_tool("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, Path(work) / "disk.qcow2")
         (Path(work) / "disk.qcow2").rename(target)
 
@@ -139,7 +130,11 @@ def guest_disk(base: BaseImage, target: Path, settings: GuestSettings) -> None:
 def _fingerprint(data_mib: int, kernel: Kernel, sources: Path) -> str:
     digest = hashlib.sha256(f"{kernel} {data_mib}".encode())
     here = Path(__file__)
-    for path in (here, here.with_name("debian.py"), *(sources / name for name in ("init", "shutdown", "workload.c"))):
+    for path in (
+        here,
+        *(here.with_name(name) for name in ("boot_disk.py", "debian.py")),
+        *(sources / name for name in ("init", "shutdown", "workload.c")),
+    ):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -151,18 +146,8 @@ def _build(raw: Path, work: Path, sources: Path, kernel: Kernel, data_mib: int) 
     initrd = _initramfs(work, tree, kernel_tree, sources)
     with raw.open("wb") as file:
         file.truncate(DISK_BYTES)
-    sector = {name: start // _SECTOR for name, start in (("boot", _BOOT_START), ("data", _DATA_START))}
-    partitions = (
-        ("EF02", "landbridge-grub", _GRUB_START // _SECTOR, sector["boot"] - 1),
-        ("EF00", "landbridge-boot", sector["boot"], sector["data"] - 1),
-        ("8300", "landbridge-data", sector["data"], 0),
-    )
-    layout: list[str] = []
-    for number, (kind, name, first, last) in enumerate(partitions, 1):
-        layout += ["-n", f"{number}:{first}:{last}", "-t", f"{number}:{kind}", "-c", f"{number}:{name}"]
-    run_tool("sgdisk", "-o", *layout, raw)
-    _fill_boot_partition(raw, work, next(kernel_tree.glob("boot/vmlinuz-*")), initrd)
-    _install_bios_loader(raw, work)
+    partition(raw, "landbridge-data")
+    make_bootable(raw, work, next(kernel_tree.glob("boot/vmlinuz-*")), initrd, _KERNEL_OPTIONS)
     return _fill_data(raw, data_mib)
 
 
@@ -193,52 +178,11 @@ def _initramfs(work: Path, tree: Path, kernel_tree: Path, sources: Path) -> Path
     return archive
 
 
-def _fill_boot_partition(raw: Path, work: Path, kernel: Path, initrd: Path) -> None:
-    volume = f"{raw}@@{_BOOT_START}"
-    sectors = (_DATA_START - _BOOT_START) // _SECTOR
-    run_tool("mformat", "-i", volume, "-T", str(sectors), "-c", "64", "-v", "LANDBRIDGE", "::")
-    loader = _grub_image(work, "x86_64-efi", "BOOTX64.EFI")
-    run_tool("mmd", "-i", volume, "::/EFI", "::/EFI/BOOT")
-    for source, name in ((loader, "EFI/BOOT/BOOTX64.EFI"), (kernel, "vmlinuz"), (initrd, "initrd")):
-        run_tool("mcopy", "-i", volume, source, f"::/{name}")
-
-
-def _grub_image(work: Path, platform: str, name: str, *modules: str) -> Path:
-    configuration, image = work / "grub.cfg", work / name
-    configuration.write_text(_GRUB_CONFIGURATION)
-    run_tool(
-        *("grub-mkimage", "-O", platform, "-c", configuration, "-p", "/grub", "-o", image),
-        *(*_GRUB_MODULES, *modules),
-    )
-    return image
-
-
-def _install_bios_loader(raw: Path, work: Path) -> None:
-    """What grub-bios-setup does, on a file: the core where its partition is, its place in the first sectors.
-
-    Offsets are of GRUB's include/grub/i386/pc/boot.h: 0x5c in the boot sector is the core's sector; the core's own
-    first sector ends in a block list, at 0x1f4, that says where the rest of it is.
-    """
-    core = bytearray(_grub_image(work, "i386-pc", "core.img", "biosdisk").read_bytes())
-    if len(core) > _BOOT_START - _GRUB_START:
-        raise ImageError(f"GRUB's core has {len(core)} bytes, more than its partition")
-    start = _GRUB_START // _SECTOR
-    struct.pack_into("<Q", core, 0x1F4, start + 1)
-    boot = Path("/usr/lib/grub/i386-pc/boot.img").read_bytes()
-    with raw.open("r+b") as file:
-        # The partition table of the protective MBR, from 0x1b8 on, stays.
-        file.write(boot[:0x1B8])
-        file.seek(0x5C)
-        file.write(struct.pack("<Q", start))
-        file.seek(_GRUB_START)
-        file.write(core)
-
-
 def _fill_data(raw: Path, data_mib: int) -> str:
     """Random bytes after the records' MiB; returns their BLAKE2b-256 as the guest prints it."""
     digest = hashlib.blake2b(digest_size=32)
     with raw.open("r+b") as file:
-        file.seek(_DATA_START + _MIB)
+        file.seek(DATA_START + _MIB)
         for _ in range(data_mib):
             block = os.urandom(_MIB)
             digest.update(block)
