@@ -31,6 +31,7 @@ from landbridge.esx.model import (
 )
 from landbridge.esx.process import lock_holder
 from landbridge.pki import Authority, PeerName
+from landbridge.relay.admin import Admin, AdminError
 
 SITE = "onprem"
 MIB = 1 << 20
@@ -166,6 +167,8 @@ class TestHost:
             if (pid := lock_holder(pid_file)) is not None:
                 os.kill(pid, signal.SIGKILL)
                 await asyncio.to_thread(_wait_for_end, pid_file)
+        with contextlib.suppress(AdminError):  # an agent that never came up has no relay
+            os.kill(await Admin(self.run / "relay" / "admin").pid(), signal.SIGKILL)
 
 
 def _wait_for_end(pid_file: Path) -> None:
