@@ -24,7 +24,7 @@ async def test_disks_move_between_datastores_while_the_vm_runs(private_site: Sit
     # One disk alone.
     locator = vim.vm.RelocateSpec.DiskLocator(diskId=2001, datastore=second)
     wait(vm.RelocateVM_Task(vim.vm.RelocateSpec(disk=[locator])))
-    disks = [d for d in vm.config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)]
+    disks: list[Any] = [d for d in vm.config.hardware.device if isinstance(d, vim.vm.device.VirtualDisk)]
     assert [d.backing.datastore for d in disks] == [first, second]
     assert vm.config.files.vmPathName.startswith(f"[{first.name}]")
     # All of it.
