@@ -39,7 +39,7 @@ async def paired(sites: Pair, connector: HcxClient) -> AsyncIterator[HcxClient]:
 
 
 @pytest.fixture(scope="session")
-async def hosts(sites: Pair) -> Pair:
+async def with_hosts(sites: Pair) -> Pair:
     """The sites with a host each."""
     for site in (sites.onprem, sites.cloud):
         site.start("esx")
@@ -47,3 +47,11 @@ async def hosts(sites: Pair) -> Pair:
         await site.until("esx", site.esx_address)
         await asyncio.to_thread(site.add_host)
     return sites
+
+
+@pytest.fixture
+async def hosts(with_hosts: Pair) -> AsyncIterator[Pair]:
+    """The sites with a host each, and without VMs afterwards."""
+    yield with_hosts
+    for site in (with_hosts.onprem, with_hosts.cloud):
+        await asyncio.to_thread(site.destroy_vms)

@@ -23,6 +23,7 @@ from landbridge.esx.process import lock_holder
 from landbridge.hcx.client import HcxClient, HcxUnreachable
 from landbridge.hcx.ix.client import IxClient
 from landbridge.pki import Authority, Identity, PeerName
+from tests.integration.hcx.postgresql import cluster
 
 _START_TIMEOUT = 60.0  # seconds
 
@@ -38,6 +39,8 @@ class Site:
     run: Path
     password: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     session_timeout: float = 600
+    # Empty is SQLite.
+    database_url: str = ""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,6 +63,8 @@ class Site:
         self.run.mkdir(parents=True)
         self.password_file.write_text(self.password)
         self.password_file.chmod(0o600)
+        if self.database_url:
+            (self.state / "database").write_text(self.database_url)
         authority = Authority.create(self.state / "ca", f"site {self.name}")
         self._issue(authority, "vcenter", [], [self.vcenter_address])
         self._issue(authority, "hcx", [], [self.hcx_address])
@@ -106,6 +111,7 @@ class Site:
         )
 
     def _hcx_config(self) -> str:
+        database = f'[database]\nurl_file = "{self.state / "database"}"\n' if self.database_url else ""
         return (
             f'role = "{self.role}"\nsession_timeout = {self.session_timeout}\n'
             f'[listen]\naddress = "{self.hcx_address}"\n'
@@ -113,6 +119,7 @@ class Site:
             f'[vcenter]\nurl = "https://{self.vcenter_address}"\nuser = "administrator@vsphere.local"\n'
             f'password_file = "{self.password_file}"\nca_file = "{self.ca}"\n'
             f'[ix]\nname = "ix.{self.name}"\naddress = "{self.ix_address}"\nuplink_address = "{self.ix_uplink}"\n'
+            f"{database}"
         )
 
     def start(self, part: str) -> None:
@@ -226,6 +233,14 @@ class Site:
         with self.content() as content:
             return {vm.name: (vm.runtime.powerState, vm.runtime.host.name) for vm in every(content, vim.VirtualMachine)}
 
+    def destroy_vms(self) -> None:
+        """Power off and delete every VM."""
+        with self.content() as content:
+            for vm in every(content, vim.VirtualMachine):
+                if vm.runtime.powerState == "poweredOn":
+                    finished(vm.PowerOffVM_Task())
+                finished(vm.Destroy_Task())
+
     def qemus(self) -> set[int]:
         """The site's running VMs, as the kernel says."""
         pids = {lock_holder(file) for file in (self.run / "esx").glob("*/pid")}
@@ -287,6 +302,7 @@ class Pair:
     """Both sites."""
 
     def __init__(self) -> None:
+        self._engines = contextlib.ExitStack()
         self.base = Path(tempfile.mkdtemp(prefix="lbh", dir="/tmp"))
         second = 20 + os.getpid() % 200
         third = secrets.randbelow(120)
@@ -294,6 +310,8 @@ class Pair:
         self.cloud = Site("cloud", "cloud", f"127.{second}.{2 * third + 1}", self.base / "cl", self.base / "r" / "cl")
 
     async def start(self) -> None:
+        # The connector on PostgreSQL, the cloud manager on SQLite: every test tries both.
+        self.onprem.database_url = await asyncio.to_thread(self._engines.enter_context, cluster())
         for site in (self.onprem, self.cloud):
             site.prepare()
         await asyncio.gather(self.onprem.start_all(), self.cloud.start_all())
@@ -317,5 +335,5 @@ class Pair:
     def stop(self) -> None:
         for site in (self.onprem, self.cloud):
             site.stop()
-        if not os.environ.get("LB_KEEP"):
-            shutil.rmtree(self.base, ignore_errors=True)
+        self._engines.close()
+        shutil.rmtree(self.base, ignore_errors=True)
