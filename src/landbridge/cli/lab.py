@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import click
@@ -114,22 +114,21 @@ def status(prefix: str, json_output: bool) -> None:
     if json_output:
         click.echo(json.dumps(there, indent=2))
         return
-    processes = Table("Site", "Machine", "Address", "Process", "Log", title="Machines")
     for each in there["processes"]:
-        state = f"[green]{each['pid']}" if each["running"] else "[red]does not run"
-        processes.add_row(each["site"], each["machine"], each["address"], state, each["log"])
-    console = Console(highlight=False)
-    console.print(processes)
-    console.print(_logins(there))
+        state = f"pid {each['pid']}" if each["running"] else "DOES NOT RUN"
+        click.echo(f"{each['site']:8}{each['machine']:9}{each['address']:13}{state:14}{each['log']}")
+    click.echo(_logins(there))
 
 
-def _logins(there: dict[str, Any]) -> Table:
-    table = Table("Site", "API", "URL", "User", "Password in", title="APIs")
+def _logins(there: dict[str, Any]) -> str:
+    """The APIs, one a line; lines for copying, which a table would cut."""
+    lines = []
     for name, site in there["sites"].items():
         for product, label in (("vcenter", "vSphere"), ("hcx", "HCX")):
             login = site[product]
-            table.add_row(name, label, login["url"], login["user"], login["password_file"])
-    return table
+            where = f"{login['url']}  user {login['user']}, password in {login['password_file']}"
+            lines.append(f"{name:8}{label:9}{where}")
+    return "\n".join(lines)
 
 
 # ---------------------------------------------------------------------------------------------------- demo
@@ -155,7 +154,7 @@ async def _demo(there: Lab, console: Console) -> Evidence:
     began = time.monotonic()
 
     def report(text: str) -> None:
-        console.print(f"{time.monotonic() - began:5.1f} s  {text}")
+        console.print(f"{time.monotonic() - began:5.1f} s  {text}", soft_wrap=True)
 
     await there.up(console.print)
     began = time.monotonic()
@@ -208,14 +207,19 @@ def _show(there: Lab, evidence: Evidence) -> None:
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)
-    console.print(table)
-    console.print(_logins(there.status()))
-    console.print(
+    console.print(table if console.is_terminal else _plain(rows), soft_wrap=True)
+    click.echo(_logins(there.status()))
+    click.echo(
         "Both sites stay up. Go on with:\n"
         "  .venv/bin/landbridge vm --site cloud list\n"
         "  .venv/bin/landbridge hcx migrate demo --back\n"
         "  make down"
     )
+
+
+def _plain(rows: Sequence[tuple[str, str]]) -> str:
+    """The table's rows for a file or a pipe, where nobody knows the width."""
+    return "\n".join(f"{what:52}{result}" for what, result in rows)
 
 
 def _steps_back(evidence: Evidence) -> int:

@@ -239,7 +239,7 @@ def _named(entities: Any, name: str) -> Any:
 
 
 def _specification(guest: GuestVm, datastore: str, network: Any) -> Any:
-    """A VM as the New Virtual Machine wizard makes it: pvscsi, vmxnet3 on the port group, a serial port."""
+    """A VM as the New Virtual Machine wizard makes it: pvscsi, vmxnet3 on the port group, a serial port to a file."""
     device = vim.vm.device
     connection = vim.dvs.PortConnection(
         portgroupKey=network.key, switchUuid=network.config.distributedVirtualSwitch.uuid
@@ -252,6 +252,12 @@ def _specification(guest: GuestVm, datastore: str, network: Any) -> Any:
             backing=device.VirtualEthernetCard.DistributedVirtualPortBackingInfo(port=connection),
             addressType="generated",
             connectable=connected,
+        ),
+        # The guest's console: serial.log beside the VMX file has its last words.
+        device.VirtualSerialPort(
+            key=-103,
+            backing=device.VirtualSerialPort.FileBackingInfo(fileName=f"[{datastore}]"),
+            yieldOnPoll=True,
         ),
     ]
     return vim.vm.ConfigSpec(
