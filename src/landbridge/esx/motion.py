@@ -47,5 +47,6 @@ class Motion:
                 if not await self.relay.alive():
                     _log.warning("the relay died and is started again")
                     await self.relay.start()
+                    await self.vmotions.relay_restarted()
             except (RelayError, OSError):
                 _log.exception("the relay can not be started")

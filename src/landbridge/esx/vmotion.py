@@ -55,6 +55,12 @@ class Vmotions:
         self._moves[record.id] = source
         source.start()
 
+    async def relay_restarted(self) -> None:
+        """The relay died and lost all streams: moves that used them fail, and have to be able to say so."""
+        for move in self._moves.values():
+            if isinstance(move, Target) and not move.record.heard:
+                await move.listen_again()
+
     async def close(self) -> None:
         """The agent ends; what QEMU does goes on."""
         await asyncio.gather(*(move.close() for move in self._moves.values()))

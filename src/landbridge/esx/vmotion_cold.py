@@ -39,11 +39,10 @@ class ColdSource(Source):
         if await self.ask_outcome("commit") != RUNNING:
             raise Fault("MigrationFault", "the target gave the VM up before it was complete")
         if self.request.mode is VmotionMode.COLD:
-            await self._shut()
-            await self.inventory.remove_after_move(self.vm, delete_files=not self.request.shared_storage)
+            await self.yield_vm(delete_files=not self.request.shared_storage)
         else:
             await self.restore()
-        await self._leave(VmotionPhase.SUCCEEDED)
+        await self.succeed()
 
     async def _copy(self) -> None:
         if not self.vm.process.alive:

@@ -106,6 +106,9 @@ class ControlServer:
         self._since = asyncio.get_running_loop().time()
 
     async def listen(self, path: Path) -> None:
+        """Listen on a UNIX socket, and no longer where it did before."""
+        if self._server is not None:
+            self._server.close()
         self._server = await asyncio.start_unix_server(self._serve, path, limit=_LONGEST_LINE)
 
     def away(self) -> float:

@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _PATIENCE_IN_SWITCHOVER = 4.0
 PATIENCE_AT_START = 20.0
 _PATIENCE_AT_END = 5.0
+_PATIENCE_AFTERWARDS = 120.0
 _UNEASY = 2.0
 _PROGRESS_INTERVAL = 0.2
 
@@ -107,29 +108,51 @@ class Source(Move):
             await self.restore()
         except Exception:
             _log.exception("vMotion %s: not everything could be taken back", self.id)
-        if self.link.connected:
-            try:
-                await self.link.call("give-up", patience=20, type=fault.type, message=fault.message)
-            except (ControlLost, Fault) as error:
-                # It will find out by itself: it never got the end of the stream, and nobody talks to it.
-                _log.warning("vMotion %s: the target was not told: %s", self.id, error)
-        await self._leave(VmotionPhase.FAILED, fault)
+        told = self.link.connected and await self._tell("give-up", _PATIENCE_AT_END, fault)
+        self.vm.vmotion = None
+        await self.end(VmotionPhase.FAILED, fault)
         self.vm.changed("stays here: its move failed")
+        if not told:
+            # It finds out by itself too: it never got the end of the stream, and nobody talks to it.
+            await self._tell("give-up", _PATIENCE_AFTERWARDS, fault)
+        await self._part()
+
+    async def _tell(self, do: str, patience: float, fault: Fault | None = None) -> bool:
+        """Tell the target something that needs no answer; whether it heard."""
+        details: dict[str, Any] = {"type": fault.type, "message": fault.message} if fault else {}
+        try:
+            await self.link.call(do, patience=patience, **details)
+        except (ControlLost, Fault) as error:
+            _log.warning("vMotion %s: the target was not told %r: %s", self.id, do, error)
+            return False
+        return True
+
+    async def _part(self) -> None:
+        """After the end: the target need not remember it any longer."""
+        await self._tell("bye", _PATIENCE_AFTERWARDS)
+        await self.link.close()
+        await self.close_streams()
 
     async def restore(self) -> None:
         """Take back what the move did to the VM here."""
         raise NotImplementedError
 
-    async def _leave(self, phase: VmotionPhase, fault: Fault | None = None) -> None:
-        """The end, either way: from here on the target need not remember."""
+    async def succeed(self) -> None:
+        """The VM is the target's, or copied."""
         self.vm.vmotion = None
-        await self.end(phase, fault)
-        try:
-            await self.link.call("bye", patience=_PATIENCE_AT_END if self.link.connected else 0.5)
-        except (ControlLost, Fault) as error:
-            _log.info("vMotion %s: the target was not told that we know: %s", self.id, error)
-        await self.link.close()
-        await self.close_streams()
+        await self.end(VmotionPhase.SUCCEEDED)
+        await self._part()
+
+    async def yield_vm(self, *, delete_files: bool) -> None:
+        """The target has the VM: whatever fails here, it must never run here again."""
+        while True:
+            try:
+                await self.inventory.remove_after_move(self.vm, delete_files=delete_files)
+            except Exception:
+                _log.exception("vMotion %s: what is left of the VM here can not be removed yet", self.id)
+                await asyncio.sleep(_UNEASY)
+            else:
+                return
 
     async def ask_outcome(self, question: str = "outcome") -> str:
         """Who has the VM, as only the target knows; asked until it answers."""
@@ -273,13 +296,13 @@ class LiveSource(Source):
 
     async def _finish(self, watch: BlockWatch | None) -> None:
         if watch is not None and self._memory is not None and not watch.gone:
-            await self._memory.measure_pause(watch, self.record.progress)
-            if self._mirrors is not None:
-                with contextlib.suppress(Fault, TimeoutError):
+            with contextlib.suppress(Exception):  # numbers are not worth a second copy of the guest
+                await self._memory.measure_pause(watch, self.record.progress)
+                if self._mirrors is not None:
                     progress = self.record.progress
                     progress.disk_done, progress.disk_total = await self._mirrors.copied()
-        await self.inventory.remove_after_move(self.vm, delete_files=not self.request.shared_storage)
-        await self._leave(VmotionPhase.SUCCEEDED)
+        await self.yield_vm(delete_files=not self.request.shared_storage)
+        await self.succeed()
 
     # ------------------------------------------------------------------------------------- the way back
 

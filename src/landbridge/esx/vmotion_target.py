@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 # Seconds without a source before the target gives up. The first contact may take longer: whoever asked for the move
 # has to bring the endpoints to the source.
-_PATIENCE = 45.0
+_PATIENCE = 30.0
 _PATIENCE_AT_FIRST = 180.0
 _RAN = "(running)"
 
@@ -48,6 +48,7 @@ class Target(Move):
         self._deciding = asyncio.Lock()
         self._armed = False
         self._met = False
+        self._recovered = False
         self._goodbye = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -120,10 +121,11 @@ class Target(Move):
 
     async def recover(self) -> None:
         """After the agent's start: find out what became of the VM meanwhile, and go on."""
+        self._recovered = True
         if self.record.final:
             # The source has not heard of it, or not said so.
             self._outcome.set_result(RUNNING if self.phase is VmotionPhase.SUCCEEDED else DEAD)
-            await self._listen_again()
+            await self.listen_again()
             self._go()
             return
         uuid = self.request.config.instance_uuid
@@ -133,7 +135,7 @@ class Target(Move):
             committed = [vm for vm in self.inventory.vms if vm.id == uuid]
             if committed:
                 self.vm = committed[0]
-                await self._listen_again()
+                await self.listen_again()
                 await self._has_run()
                 self._go()
             else:
@@ -141,10 +143,11 @@ class Target(Move):
             return
         self.vm.vmotion = self.id
         self._armed = True  # as far as we know
-        await self._listen_again()
+        await self.listen_again()
         self._go()
 
-    async def _listen_again(self) -> None:
+    async def listen_again(self) -> None:
+        """Be there for the source: after the agent's start, or that of a relay that lost all its streams."""
         if CONTROL in self.record.endpoints:
             stream = self.record.endpoints[CONTROL].name.partition(".")[0]
             await self._server.listen(await self.relay.expose(SIDE, stream))
@@ -336,6 +339,13 @@ class Target(Move):
 
     # ------------------------------------------------------------------------------------- patience
 
+    async def _until_heard(self) -> None:
+        try:
+            async with asyncio.timeout(24 * 3600):
+                await self._goodbye.wait()
+        except TimeoutError:
+            _log.warning("vMotion %s: the source never heard the outcome", self.id)
+
     async def _guard(self) -> None:
         """Give up when the source stays away; after the end, listen on until it has heard the outcome."""
         while not self._outcome.done():
@@ -347,11 +357,9 @@ class Target(Move):
                 except Exception as error:
                     _log.warning("vMotion %s can not be given up yet: %s", self.id, as_fault(error))
             await asyncio.sleep(1)
-        try:
-            async with asyncio.timeout(24 * 3600):
-                await self._goodbye.wait()
-        except TimeoutError:
-            _log.warning("vMotion %s: the source never heard the outcome", self.id)
+        # A source that never came has nothing to hear; after a restart we do not know whether it came.
+        if self._met or self._recovered:
+            await self._until_heard()
         self.record.heard = True
         await self.save()
         await self._hang_up()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -38,6 +39,7 @@ from landbridge.esx.model import (
 )
 from landbridge.esx.process import lock_holder
 from landbridge.esx.qmp import Qmp
+from landbridge.esx.vmotion_journal import boot_id
 from landbridge.pki import Authority, Identity, PeerName
 from landbridge.relay.admin import Admin, AdminError
 
@@ -81,6 +83,9 @@ class HostUnderTest:
             f'[[datastores]]\nname = "datastore1"\npath = "{self.datastore}"\n'
             f'[[datastores]]\nname = "datastore2"\npath = "{root}/ds2"\n'
         )
+        # Known not to work here or not needed: the probe for KVM takes its time.
+        (root / "s").mkdir()
+        (root / "s" / "accelerator.json").write_text(json.dumps({"boot_id": boot_id(), "accelerator": "tcg"}))
         self.client = HostClient(address, self.port, caller)
         self.process: asyncio.subprocess.Process | None = None
 
