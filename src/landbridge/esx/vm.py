@@ -220,6 +220,9 @@ class VirtualMachine:
             files = await asyncio.to_thread(self._files)
             files.taps = await self.plug()
             command = hardware.command_line(self.config, files, self.process, self.host.accelerator, incoming=incoming)
+            if incoming and self.files_shared:
+                # `cont` on a receiving QEMU takes the images at once, which the source has still locked.
+                command.remove("-S")
             self._shutdown_reason = ""
             self.process.start(command, self.log_file)
             await self._connect()

@@ -211,7 +211,9 @@ class Target(Move):
             self.enter(VmotionPhase.SWITCHOVER)
             self._armed = True
             qmp = self.vm.qmp
-            orders = [qmp.execute("cont")] if self.request.mode is VmotionMode.LIVE else []
+            # Not with shared files: `cont` takes the images at once, which the source has still locked.
+            arm = self.request.mode is VmotionMode.LIVE and not self.vm.files_shared
+            orders = [qmp.execute("cont")] if arm else []
             if self._disks():
                 orders.insert(0, qmp.execute("nbd-server-stop"))
             # QEMU takes them in this order; asked again, there is no server any more, which is as well.
