@@ -22,10 +22,12 @@ status: setup  ## Show what is up
 	@$(LANDBRIDGE) lab status
 
 test: setup  ## Run all the tests
-	@$(PYTEST) tests
+	@$(PYTEST) tests/unit tests/integration tests/e2e
 
 test-%: setup  ## Run one package's tests: make test-esx
-	@$(PYTEST) $(wildcard tests/unit/$* tests/integration/$* tests/e2e/$*)
+	@found="$(wildcard tests/unit/$* tests/integration/$* tests/e2e/$*)"; \
+		[ -n "$$found" ] || { echo "no tests are called $*: see tests/README.md" >&2; exit 1; }; \
+		$(PYTEST) $$found
 
 lint: setup  ## Lint, format, types, import contracts
 	@.venv/bin/ruff check .
@@ -42,7 +44,7 @@ lock: setup  ## Resolve pyproject.toml into requirements.lock again
 		--no-header --python-version 3.11 --output-file requirements.lock
 
 soak: setup  ## The long test: a Debian guest with PostgreSQL under load, moved there and back
-	@$(PYTEST) tests/soak
+	@$(PYTEST) -s tests/soak
 
 clean:  ## Remove the Python environment and caches
 	@rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache

@@ -11,7 +11,8 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pyVmomi import vim
 from landbridge.fleet.machine import MachineError
 from landbridge.lab.build import Lab, LabError
 from landbridge.lab.configuration import datastore_name
-from landbridge.lab.image import DISK_BYTES, BaseImage, GuestSettings, base_image, guest_disk
+from landbridge.lab.image import DISK_BYTES, GuestSettings, base_image, guest_disk
 from landbridge.lab.inventory import PORT_GROUP, vsphere
 from landbridge.lab.probe import Findings, findings_from
 
@@ -49,12 +50,25 @@ class GuestVm:
     # -- through vCenter ------------------------------------------------------------------------------------------
 
     async def create(self, site: str = "onprem", *, settings: GuestSettings | None = None, data_mib: int = 200) -> None:
-        """Make the VM, powered off, on the site's first host. A name that is taken is vCenter's DuplicateName."""
+        """Make the VM with the lab's guest, powered off, on the site's first host.
+
+        A name that is taken is vCenter's DuplicateName.
+        """
         base = await asyncio.to_thread(base_image, data_mib)
+        told = replace(
+            settings or GuestSettings(), hostname=self.name, address=str(self.lab.topology.vm_address(self.number))
+        )
+        with tempfile.TemporaryDirectory(dir=self.lab.topology.state_dir, prefix="guest-") as work:
+            disk = Path(work) / "disk.qcow2"
+            await asyncio.to_thread(guest_disk, base, disk, told)
+            await self.create_from(disk, DISK_BYTES, site)
+
+    async def create_from(self, disk: Path, capacity: int, site: str = "onprem") -> None:
+        """Make the VM around a disk of `capacity` bytes, a qcow2 file that is uploaded through vCenter."""
         await asyncio.to_thread(self._in_vcenter, site, self._create)
         try:
-            await self._upload_disk(site, base, settings or GuestSettings())
-            await asyncio.to_thread(self._in_vcenter, site, self._attach_disk)
+            await self._upload_disk(site, disk)
+            await asyncio.to_thread(self._in_vcenter, site, partial(self._attach_disk, capacity))
         except BaseException:
             await self.destroy()
             raise
@@ -117,14 +131,14 @@ class GuestVm:
             specification = _specification(self, datastore, network)
             WaitForTask(datacenter.vmFolder.CreateVM_Task(config=specification, pool=cluster.resourcePool, host=host))
 
-    def _attach_disk(self, _site: str, find: Callable[[str], Any]) -> None:
+    def _attach_disk(self, capacity: int, _site: str, find: Callable[[str], Any]) -> None:
         vm = find(self.name)
         controller = next(d for d in vm.config.hardware.device if isinstance(d, vim.vm.device.VirtualSCSIController))
         backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
             fileName=self._disk_path(vm.config.files.vmPathName), diskMode="persistent", thinProvisioned=True
         )
         disk = vim.vm.device.VirtualDisk(
-            key=-1, controllerKey=controller.key, unitNumber=0, backing=backing, capacityInKB=DISK_BYTES // 1024
+            key=-1, controllerKey=controller.key, unitNumber=0, backing=backing, capacityInKB=capacity // 1024
         )
         change = vim.vm.device.VirtualDeviceSpec(operation="add", device=disk)
         WaitForTask(vm.ReconfigVM_Task(spec=vim.vm.ConfigSpec(deviceChange=[change])))
@@ -133,23 +147,13 @@ class GuestVm:
         """The disk beside the VMX file: `[datastore1] demo/demo.vmdk`."""
         return f"{vmx.rpartition('/')[0]}/{self.name}.vmdk"
 
-    async def _upload_disk(self, site: str, base: BaseImage, settings: GuestSettings) -> None:
+    async def _upload_disk(self, site: str, disk: Path) -> None:
         def vmx(_site: str, find: Callable[[str], Any]) -> str:
             return str(find(self.name).config.files.vmPathName)
 
         path = self._disk_path(await asyncio.to_thread(self._in_vcenter, site, vmx))
         datastore, _, inside = path.removeprefix("[").partition("] ")
-        told = GuestSettings(
-            hostname=self.name,
-            address=str(self.lab.topology.vm_address(self.number)),
-            write_interval_ms=settings.write_interval_ms,
-            dirty_mib=settings.dirty_mib,
-            dirty_mib_per_s=settings.dirty_mib_per_s,
-        )
-        with tempfile.TemporaryDirectory(dir=self.lab.topology.state_dir, prefix="guest-") as work:
-            disk = Path(work) / "disk.qcow2"
-            await asyncio.to_thread(guest_disk, base, disk, told)
-            await self._put(site, datastore, inside, disk)
+        await self._put(site, datastore, inside, disk)
 
     async def _put(self, site: str, datastore: str, inside: str, content: Path) -> None:
         login = self.lab.login(site, "vcenter")
