@@ -53,7 +53,7 @@ async def test_what_a_host_does_by_itself_shows_in_the_inventory(site: Site) -> 
     until(lambda: vm.runtime.powerState == "poweredOn")
     await agent.client.power(state.config.instance_uuid, PowerOperation.OFF)
     await agent.client.destroy_vm(state.config.instance_uuid)
-    until(lambda: not any(each.name == "by itself" for each in folder.childEntity))
+    until(lambda: vm not in folder.childEntity)
 
 
 def test_maintenance_waits_for_running_vms_and_can_be_called_off(site: Site) -> None:
