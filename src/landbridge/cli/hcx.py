@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -109,10 +110,12 @@ def mesh(login: Login, json_output: bool) -> None:
 
     async def work(client: HcxClient) -> None:
         found = await client.meshes()
-        table = Table("Mesh", "State", "Services")
+        table = Table("Mesh", "Service", "State", "Tunnel", "Round trip")
         for item in found:
-            services = ", ".join(str(service.get("name")) for service in item.get("services", []))
-            table.add_row(str(item.get("name")), str(item.get("state")), services)
+            tunnel = item["appliances"][0]["tunnel"]
+            trip = f"{tunnel['rttMs']:.1f} ms" if tunnel["state"] == "UP" else escape(tunnel["error"])
+            for service in item["services"]:
+                table.add_row(escape(item["name"]), service["name"], service["status"], tunnel["state"], trip)
         _print(json_output, found, table)
 
     _run(login, work)
@@ -245,10 +248,11 @@ def list_(login: Login, json_output: bool) -> None:
 
     async def work(client: HcxClient) -> None:
         found = await client.query()
-        table = Table("Id", "VM", "Type", "State", "Phase", "Percent", "Seconds")
+        table = Table("VM", "Type", "State", "Phase", "Percent", "Seconds")
+        table.add_column("Id", overflow="fold")
         for status in found:
-            cells = (status.id, status.vm, status.type, status.state, status.phase, status.percent)
-            table.add_row(*map(str, cells), f"{status.elapsed:.1f}")
+            cells = (escape(status.vm), status.type, status.state, status.phase, str(status.percent))
+            table.add_row(*cells, f"{status.elapsed:.1f}", status.id)
         _print(json_output, [vars(status) for status in found], table)
 
     _run(login, work)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 from pyVmomi import vim
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from landbridge.cli import vsphere
@@ -67,7 +68,7 @@ def list_(login: Login, json_output: bool) -> None:
     for row in listed:
         memory = f"{row['memory_mib']} MiB" if row["memory_mib"] else ""
         cells = (row["name"], row["power"], row["host"], row["cpus"], memory, row["ip"])
-        table.add_row(*("" if cell is None else str(cell) for cell in cells))
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
     _print(json_output, listed, table)
 
 
@@ -100,9 +101,9 @@ def show(login: Login, name: str, json_output: bool) -> None:
     table = Table(show_header=False)
     for key, value in facts.items():
         if key != "devices":
-            table.add_row(key.replace("_", " "), str(value))
+            table.add_row(key.replace("_", " "), escape(str(value)))
     for device in devices:
-        table.add_row(str(device["label"]), str(device["summary"]))
+        table.add_row(escape(str(device["label"])), escape(str(device["summary"])))
     _print(json_output, facts, table)
 
 
@@ -241,7 +242,7 @@ def snapshot_list(login: Login, name: str, json_output: bool) -> None:
     listed = [{"name": n.name, "depth": d, "created": n.createTime.isoformat(), "state": n.state} for d, n in flat]
     table = Table("Snapshot", "Created", "State")
     for row in listed:
-        table.add_row("  " * int(row["depth"]) + str(row["name"]), str(row["created"]), str(row["state"]))
+        table.add_row("  " * int(row["depth"]) + escape(str(row["name"])), str(row["created"]), str(row["state"]))
     _print(json_output, listed, table)
 
 
