@@ -19,6 +19,7 @@ from landbridge.esx.vmx import replace_file
 Accelerator = Literal["kvm", "tcg"]
 
 _SHARED = Path("/run")
+_ANSWER, _LOCK = "landbridge-accelerator.json", "landbridge-accelerator.lock"
 _KVM = Path("/dev/kvm")
 _log = logging.getLogger(__name__)
 _PORT = 0xF4
@@ -36,8 +37,8 @@ async def accelerator(state_dir: Path) -> Accelerator:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()  # noqa: ASYNC240
     # What is true of the machine, its hosts need to find out but once, where they may write it down.
     directory = _SHARED if os.access(_SHARED, os.W_OK) else state_dir
-    remembered = directory / "landbridge-accelerator.json"
-    with (directory / "landbridge-accelerator.lock").open("w") as lock:
+    remembered = directory / _ANSWER
+    with (directory / _LOCK).open("w") as lock:
         await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
         known = _recall(remembered, boot)
         if known is not None:
@@ -47,6 +48,12 @@ async def accelerator(state_dir: Path) -> Accelerator:
             _log.warning("/dev/kvm is there, but a guest does not boot with it: guests are emulated, and slow")
         replace_file(remembered, json.dumps({"boot_id": boot, "accelerator": answer}).encode())
         return answer
+
+
+def forget() -> None:
+    """Remove what is remembered for the machine; the next agent finds it out again."""
+    for name in (_ANSWER, _LOCK):
+        (_SHARED / name).unlink(missing_ok=True)
 
 
 async def boots(accelerator: str, timeout: float = _TIMEOUT) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from landbridge.esx import accel
 from landbridge.fleet.machine import MachineError
 from landbridge.lab.configuration import Secrets, service_configuration
 from landbridge.lab.inventory import prepare_site
@@ -157,6 +158,7 @@ class Lab:
         await self.network.remove()
         for directory in (self.topology.run_dir, self.topology.state_dir):
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        accel.forget()
 
     def status(self) -> dict[str, Any]:
         """The contract of `landbridge lab status --json`: where each site's APIs are and how to log in."""
