@@ -24,6 +24,7 @@ from landbridge.relay.admin import Admin, AdminError
 SITES = ("onprem", "cloud")
 _PATIENCE = 200.0  # seconds for anything to happen, on a machine that may be busy with other tests
 _POLL = 0.1
+_PART = 8 << 20  # bytes
 _PROBE_STREAM = "probe."  # the appliances measure their tunnel over it, paired as they are
 
 
@@ -109,8 +110,8 @@ class Stage:
         return seen[0]
 
     async def copying(self, migration: str) -> None:
-        """Wait until the disk is being copied."""
-        await self.reached(migration, lambda status: status.phase == "disk")
+        """Wait until a part of the disk is at the target."""
+        await self.reached(migration, lambda status: status.phase == "disk" and status.disk_done > _PART)
 
     async def ended(self, migration: str) -> MigrationStatus:
         """The migration's final status."""
@@ -156,8 +157,7 @@ class Stage:
                 wrong.append(f"{self.directory(site)} is left")
             moves = self.lab.topology.state_dir / site / "ix" / "state" / "moves"
             wrong += [f"{file} is left" for file in moves.glob("*")]
-            for node in (self.lab.site(site).ix, self.host(site)):
-                wrong += [f"{node.full_name}: {stream}" for stream in await self._streams(node)]
+            wrong += await self._streams(self.lab.site(site).ix)
         return wrong
 
     def running(self) -> list[Node]:
@@ -174,7 +174,7 @@ class Stage:
         ]
 
     async def _streams(self, node: Node) -> list[str]:
-        """What the relay of a host or an appliance has open, but for the tunnel's probe."""
+        """What the relay of an appliance has open, but for the tunnel's probe."""
         directory = self.lab.network.node(node).directory / "run" / "relay"
         admin = Admin(directory / "admin")
         try:
@@ -182,8 +182,12 @@ class Stage:
                 name for file in directory.glob("*.map") for item in (await admin.map(file)).items() for name in item
             ]
         except AdminError as error:
-            return [str(error)]
-        return [f"the relay has {name} open" for name in names if "." in name and not name.startswith(_PROBE_STREAM)]
+            return [f"{node.full_name}: {error}"]
+        return [
+            f"{node.full_name} has the stream {name} open"
+            for name in names
+            if "." in name and not name.startswith(_PROBE_STREAM)
+        ]
 
     # -- the guest ------------------------------------------------------------------------------------------------
 
@@ -284,7 +288,7 @@ class Stage:
         journals = self.lab.topology.state_dir / source / self.host(source).name / "state" / "vmotion"
         [move] = [file for file in journals.glob("out-*.json") if _phase(file) not in ("succeeded", "failed")]
         async with asyncio.timeout(_PATIENCE):
-            while _phase(move) not in ("switchover", "in-doubt", "succeeded", "failed"):
+            while _phase(move) not in ("switchover", "in-doubt", "succeeded", "failed"):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
 
