@@ -41,8 +41,10 @@ async def wired(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid_file.read_text()), 9)
     finally:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            tool("ip", "netns", "delete", space)
+        # The link by itself: the namespace lives on unseen for as long as a process in it does.
+        for command in (f"link delete {space}m", f"netns delete {space}"):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                tool("ip", *command.split())
 
 
 @pytest.fixture(scope="module")
