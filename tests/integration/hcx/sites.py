@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pyVim.connect import Disconnect, SmartConnect
 from pyVim.task import WaitForTask
@@ -23,9 +23,18 @@ from landbridge.esx.process import lock_holder
 from landbridge.hcx.client import HcxClient, HcxUnreachable
 from landbridge.hcx.ix.client import IxClient
 from landbridge.pki import Authority, Identity, PeerName
+from tests.integration.hcx.mortal import Fate, Mortal, Mortals
 from tests.integration.hcx.postgresql import cluster
 
 _START_TIMEOUT = 60.0  # seconds
+
+
+class Process(Protocol):
+    """What is started here."""
+
+    def send_signal(self, number: int, /) -> None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float, /) -> int: ...
 
 
 @dataclass
@@ -41,7 +50,9 @@ class Site:
     session_timeout: float = 600
     # Empty is SQLite.
     database_url: str = ""
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
+    # Who starts managers and vCenters that can be made to die at a point; None: they start as they always do.
+    mortals: Mortals | None = None
 
     def __post_init__(self) -> None:
         self.vcenter_address = f"{self.net}.2"
@@ -123,9 +134,14 @@ class Site:
         )
 
     def start(self, part: str) -> None:
+        config, log_file = self.state / f"{part}.toml", self.state / f"{part}.log"
+        if self.mortals is not None and part in ("hcx", "vcenter"):
+            fate = self.fate(part).file
+            self.processes[part] = self.mortals.start(f"landbridge.{part}", config, log_file, fate)
+            return
         module = {"ix": "landbridge.hcx.ix"}.get(part, f"landbridge.{part}")
-        log = (self.state / f"{part}.log").open("ab")
-        argv = [sys.executable, "-m", module, "--config", str(self.state / f"{part}.toml")]
+        log = log_file.open("ab")
+        argv = [sys.executable, "-m", module, "--config", str(config)]
         self.processes[part] = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
         log.close()
 
@@ -133,6 +149,17 @@ class Site:
         process = self.processes.pop(part)
         process.send_signal(number)
         process.wait(30)
+
+    def fate(self, part: str) -> Fate:
+        """What will happen to the manager (`hcx`) or vCenter, if they are mortal."""
+        return Fate(self.state / f"{part}.fate")
+
+    async def dies(self, part: str) -> None:
+        """Wait until a part has died as its fate says."""
+        process = self.processes[part]
+        assert isinstance(process, Mortal)
+        await self.fate(part).kills(process)
+        del self.processes[part]
 
     def freeze(self, part: str) -> None:
         """Stop a process where it is: whoever asks it something waits."""
@@ -156,6 +183,13 @@ class Site:
                 else:
                     writer.close()
                     return
+
+    async def again(self, *parts: str) -> None:
+        """Start the manager or vCenter, or both, and wait until they listen."""
+        for part in parts:
+            self.start(part)
+        for part in parts:
+            await self.until(part, {"hcx": self.hcx_address, "vcenter": self.vcenter_address}[part])
 
     async def start_all(self) -> None:
         for part in ("vcenter", "ix", "hcx"):
@@ -207,8 +241,11 @@ class Site:
             cluster = datacenter.hostFolder.CreateClusterEx("cluster", vim.cluster.ConfigSpecEx())
             finished(cluster.AddHost_Task(vim.host.ConnectSpec(hostName=self.esx_address, force=True), True))
 
-    def create_vm(self, name: str, *, on: bool, disk: int = 64 << 20, data: int = 0) -> str:
-        """A VM of 32 MiB with one disk that holds `data` bytes, running its firmware or off; its moRef."""
+    def create_vm(self, name: str, *, on: bool, disk: int = 64 << 20, data: int = 0, boot: Path | None = None) -> str:
+        """A VM of 32 MiB with one disk that holds `data` bytes, running its firmware or off; its moRef.
+
+        `boot` is a file with what stands at the disk's beginning.
+        """
         with self.content() as content:
             datacenter = content.rootFolder.childEntity[0]
             cluster = every(content, vim.ClusterComputeResource)[0]
@@ -221,8 +258,10 @@ class Site:
                 deviceChange=_devices(disk),
             )
             vm = finished(datacenter.vmFolder.CreateVM_Task(spec, cluster.resourcePool, None))
-            if data:
-                command = ["qemu-io", "-f", "qcow2", "-c", f"write -P 0x5a 0 {data}", str(self.disk(name))]
+            writes = [f"write -P 0x5a 0 {data}"] if data else []
+            writes += [f"write -s {boot} 0 {boot.stat().st_size}"] if boot else []
+            for write in writes:
+                command = ["qemu-io", "-f", "qcow2", "-c", write, str(self.disk(name))]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             if on:
                 finished(vm.PowerOnVM_Task())
@@ -232,6 +271,11 @@ class Site:
         """By name: power state and the host it is on."""
         with self.content() as content:
             return {vm.name: (vm.runtime.powerState, vm.runtime.host.name) for vm in every(content, vim.VirtualMachine)}
+
+    def power_off(self, name: str) -> None:
+        with self.content() as content:
+            [machine] = [vm for vm in every(content, vim.VirtualMachine) if vm.name == name]
+            finished(machine.PowerOffVM_Task())
 
     def destroy_vms(self) -> None:
         """Power off and delete every VM."""
