@@ -2,6 +2,9 @@
 .PHONY: help setup demo down status test lint format lock clean soak
 .DEFAULT_GOAL := help
 
+# Not in a user's PATH on Debian, nor in root's after a plain `su`.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 LANDBRIDGE := $(SUDO) .venv/bin/landbridge
 PYTEST := $(SUDO) .venv/bin/python -m pytest
@@ -47,4 +50,5 @@ soak: setup  ## The long test: a Debian guest with PostgreSQL under load, moved 
 	@$(PYTEST) -s tests/soak
 
 clean:  ## Remove the Python environment and caches
-	@rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache
+	@$(SUDO) rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@$(SUDO) find . -name __pycache__ -prune -exec rm -rf {} +
