@@ -49,6 +49,8 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     if os.geteuid() != 0:
         work.close()
         raise click.ClickException("the lab needs root: namespaces, bridges and switches. Use sudo, or `make demo`")
+    # A plain `su` on Debian leaves root without the directories that nft, sysctl and Open vSwitch are in.
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
     try:
         return asyncio.run(work)
     except BaseExceptionGroup as group:
@@ -157,7 +159,6 @@ async def _demo(there: Lab, console: Console) -> Evidence:
         console.print(f"{time.monotonic() - began:5.1f} s  {text}", soft_wrap=True)
 
     await there.up(console.print)
-    began = time.monotonic()
     guest = await fresh_guest(there, report=report)
     columns = (TextColumn("{task.description:20}"), BarColumn(30), TextColumn("{task.fields[note]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
@@ -209,10 +210,11 @@ def _show(there: Lab, evidence: Evidence) -> None:
     console = Console(highlight=False)
     console.print(table if console.is_terminal else _plain(rows), soft_wrap=True)
     click.echo(_logins(there.status()))
+    landbridge = "sudo .venv/bin/landbridge" if "SUDO_USER" in os.environ else ".venv/bin/landbridge"
     click.echo(
         "Both sites stay up. Go on with:\n"
-        "  .venv/bin/landbridge vm --site cloud list\n"
-        "  .venv/bin/landbridge hcx migrate demo --back\n"
+        f"  {landbridge} vm --site cloud list\n"
+        f"  {landbridge} hcx migrate demo --back\n"
         "  make down"
     )
 

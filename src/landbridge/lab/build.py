@@ -69,6 +69,10 @@ class Lab:
         found = Topology(prefix, state_root=state_root, run_root=run_root)
         try:
             values = json.loads((found.state_dir / "lab.json").read_text())
+        except PermissionError as error:
+            raise LabError(f"the lab is root's, its passwords too ({error}): use sudo") from error
+        except FileNotFoundError as error:
+            raise LabError("no lab is up here: `make demo` or `landbridge lab up` builds one") from error
         except (OSError, ValueError) as error:
             raise LabError(f"no lab is up here ({found.state_dir}: {error}); run `landbridge lab up`") from error
         return cls(Topology.from_json(values, state_root=state_root, run_root=run_root))

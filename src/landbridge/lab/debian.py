@@ -1,5 +1,6 @@
 """Debian packages as raw material: fetched by apt, unpacked without being installed; what a program needs of them."""
 
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -16,8 +17,10 @@ class ImageError(Exception):
 def run_tool(*command: str | Path, timeout: float = _TOOL_TIMEOUT, cwd: Path | None = None) -> str:
     """Run a program to its end and return what it printed; ImageError with its complaint if it fails."""
     words = [str(word) for word in command]
+    # apt says "Depends" in the language of who started it.
+    plain = {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": ""}
     try:
-        done = subprocess.run(words, capture_output=True, timeout=timeout, cwd=cwd, stdin=subprocess.DEVNULL)
+        done = subprocess.run(words, capture_output=True, timeout=timeout, cwd=cwd, stdin=subprocess.DEVNULL, env=plain)
     except FileNotFoundError:
         raise ImageError(f"{words[0]} is not installed: run scripts/setup") from None
     except subprocess.TimeoutExpired:

@@ -8,6 +8,7 @@ the cloud's on TCP 443; an edge rejects all else. This machine's own interface i
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -202,6 +203,8 @@ table ip edge {{
         return [self.machine(name.removeprefix(start)) for name in names]
 
     def _enlarge_receive_buffers(self) -> None:
+        if not os.access(_RECEIVE_BUFFER, os.W_OK):
+            return  # a container: the setting is its machine's
         before = int(_RECEIVE_BUFFER.read_text())
         if before < _RECEIVE_BYTES:
             self._settings.parent.mkdir(parents=True, exist_ok=True)
