@@ -218,6 +218,12 @@ class HostClient:
         says what became of it (`FAILED`: it is certain that nothing runs here and nothing is left)."""
         return await self._call("DELETE", f"/vmotion/{vmotion}", Vmotion)
 
+    async def part_vmotion(self, vmotion: str) -> None:
+        """Tell a host that nobody will ask any more about a move that ended: its streams close, the answer to how it
+        ended stays for a day. `InvalidState` before its end there. The source first: a target may be told only once
+        the source knows the end, for one in doubt learns it from the target alone."""
+        await self._call("POST", f"/vmotion/{vmotion}/part", None)
+
     # -- transport ------------------------------------------------------------------------------------------
 
     def _open(self) -> aiohttp.ClientSession:

@@ -34,6 +34,7 @@ def add_routes(app: web.Application, agent: "Agent") -> None:  # noqa: ARG001 - 
             web.post("/v1/vmotion/outgoing", outgoing),
             web.get("/v1/vmotion/{vmotion}", vmotion),
             web.delete("/v1/vmotion/{vmotion}", abort_vmotion),
+            web.post("/v1/vmotion/{vmotion}/part", part_vmotion),
         ]
     )
 
@@ -163,3 +164,8 @@ async def vmotion(request: web.Request) -> web.Response:
 
 async def abort_vmotion(request: web.Request) -> web.Response:
     return reply(await _motion(request).vmotions.abort(request.match_info["vmotion"]))
+
+
+async def part_vmotion(request: web.Request) -> web.Response:
+    await _motion(request).vmotions.part(request.match_info["vmotion"])
+    return reply(None)

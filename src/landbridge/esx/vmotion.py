@@ -1,6 +1,7 @@
 """The moves of one host, coming and going: begun, watched, aborted, and taken up again after the agent's restart."""
 
 import asyncio
+import logging
 
 from landbridge.esx.faults import Fault
 from landbridge.esx.inventory import Inventory
@@ -10,11 +11,13 @@ from landbridge.esx.vm import VirtualMachine
 from landbridge.esx.vmotion_cold import ColdSource
 from landbridge.esx.vmotion_disks import channel
 from landbridge.esx.vmotion_journal import Journal, Record, boot_id
+from landbridge.esx.vmotion_leave import Departure
 from landbridge.esx.vmotion_move import CONTROL, RAM
 from landbridge.esx.vmotion_source import LiveSource, Source
 from landbridge.esx.vmotion_target import Target
 from landbridge.relay import Relay, RelayError
 
+_log = logging.getLogger(__name__)
 _LIVES = {
     VmotionMode.LIVE: frozenset({Life.RUNNING}),
     VmotionMode.COLD: frozenset({Life.OFF}),
@@ -29,36 +32,48 @@ class Vmotions:
         self._inventory = inventory
         self._relay = relay
         self._journal = Journal(inventory.host.settings.state_dir / "vmotion")
-        self._moves: dict[str, Source | Target] = {}
+        self._moves: dict[str, Departure | Target] = {}
 
     async def start(self) -> None:
         """Take up the moves that were under way."""
-        for record in await asyncio.to_thread(self._journal.load):
+        records = await asyncio.to_thread(self._journal.load)
+        await self._close_leftovers(records)
+        for record in records:
             if record.incoming is not None:
                 target = Target(record, self._journal, self._inventory, self._relay)
                 self._moves[record.id] = target
-                if not record.heard:
+                if not record.parted:
                     await target.recover()
-            elif not record.final:
-                await self._recover_source(record)
+            else:
+                self._moves[record.id] = source = await self._recover_source(record)
+                source.start()
 
-    async def _recover_source(self, record: Record) -> None:
-        assert record.outgoing is not None
+    async def _close_leftovers(self, records: list[Record]) -> None:
+        """Close what the last agent was killed too early to close: streams of no move that needs them."""
+        needed = {name.lower() for record in records if not record.parted for name in record.streams.values()}
         try:
-            vm = self._inventory.get(record.outgoing.vm)
-        except Fault:
-            # All was done but to say so: a VM leaves the inventory only once the target has it.
-            record.phase = VmotionPhase.SUCCEEDED
-            await self._journal.save(record)
-            return
-        source = self._source(record, vm)
-        self._moves[record.id] = source
-        source.start()
+            for name in await self._relay.streams():
+                if name.lower() not in needed:
+                    _log.info("stream %s belongs to no move any more and is closed", name)
+                    await self._relay.close(name)
+        except RelayError as error:
+            _log.warning("streams of moves that ended may be open still: %s", error)
+
+    async def _recover_source(self, record: Record) -> Departure:
+        assert record.outgoing is not None
+        if not record.final:
+            try:
+                return self._source(record, self._inventory.get(record.outgoing.vm))
+            except Fault:
+                # All was done but to say so: a VM leaves the inventory only once the target has it.
+                record.phase = VmotionPhase.SUCCEEDED
+                await self._journal.save(record)
+        return Departure(record, self._journal, self._inventory, self._relay)
 
     async def relay_restarted(self) -> None:
         """The relay died and lost all streams: moves that used them fail, and have to be able to say so."""
         for move in self._moves.values():
-            if isinstance(move, Target) and not move.record.heard:
+            if isinstance(move, Target) and not move.record.parted:
                 await move.listen_again()
 
     async def close(self) -> None:
@@ -136,7 +151,15 @@ class Vmotions:
             await found.abort(fault)
         return found.view
 
-    def _get(self, move: str) -> Source | Target:
+    async def part(self, move: str) -> None:
+        """Nobody will ask any more about a move that ended here: no stream of it stays open.
+
+        Fault `InvalidState` while it has not ended. To be called for the target only once the source knows the end:
+        a source in doubt learns it from nobody else.
+        """
+        await self._get(move).part()
+
+    def _get(self, move: str) -> Departure | Target:
         try:
             return self._moves[move]
         except KeyError:

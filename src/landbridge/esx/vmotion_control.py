@@ -104,6 +104,8 @@ class ControlServer:
         self._connections: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._since = asyncio.get_running_loop().time()
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     async def listen(self, path: Path) -> None:
         """Listen on a UNIX socket, and no longer where it did before."""
@@ -114,6 +116,14 @@ class ControlServer:
     def away(self) -> float:
         """For how many seconds no source has been connected; 0 if one is."""
         return 0.0 if self._connections else asyncio.get_running_loop().time() - self._since
+
+    async def empty(self, timeout: float) -> None:
+        """Wait until nobody is connected, for `timeout` seconds at most."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
 
     async def close(self) -> None:
         if self._server is not None:
@@ -127,6 +137,7 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)
+        self._empty.clear()
         questions: set[asyncio.Task[None]] = set()
         try:
             while line := await reader.readline():
@@ -142,6 +153,8 @@ class ControlServer:
                 task.cancel()
             self._connections.discard(writer)
             self._since = asyncio.get_running_loop().time()
+            if not self._connections:
+                self._empty.set()
             writer.close()
 
     async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:

@@ -9,8 +9,9 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from landbridge.esx.model import ApiError, IncomingVm, Model, OutgoingVm, Progress, VmotionPhase
 from landbridge.relay import Endpoint
@@ -32,9 +33,19 @@ class Record(Model):
     boot_id: str
     progress: Progress = Progress()
     error: ApiError | None = None
-    # At the target: the source knows how it ended.
-    heard: bool = False
+    # Nobody at the other end will ask any more, or can be told any more: this end needs no stream.
+    parted: bool = False
     changed: float = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_old(cls, fields: Any) -> Any:
+        """`heard` was the target's alone; a source that had ended did not come back to take leave."""
+        if not isinstance(fields, dict) or "heard" not in fields:
+            return fields
+        fields = dict(fields)
+        heard, final = bool(fields.pop("heard")), fields.get("phase") in FINAL
+        return {**fields, "parted": final and (heard or bool(fields.get("outgoing")))}
 
     @property
     def id(self) -> str:
@@ -45,6 +56,12 @@ class Record(Model):
     @property
     def final(self) -> bool:
         return self.phase in FINAL
+
+    @property
+    def streams(self) -> dict[str, str]:
+        """The full names of the relay's streams at this end, by channel."""
+        endpoints = self.outgoing.endpoints if self.outgoing else self.endpoints
+        return {channel: endpoint.name for channel, endpoint in endpoints.items()}
 
 
 class Journal:

@@ -97,10 +97,9 @@ class Move:
         self.record.progress = progress
         self.poll.bump()
 
-    async def close_streams(self) -> None:
-        """Close what the relay has open for this end of the move."""
-        endpoints = self.record.outgoing.endpoints if self.record.outgoing else self.record.endpoints
-        for name in {endpoint.name for endpoint in endpoints.values()}:
+    async def close_streams(self, but: str | None = None) -> None:
+        """Close what the relay has open for this end of the move, except one channel."""
+        for name in {name for channel, name in self.record.streams.items() if channel != but}:
             try:
                 await self.relay.close(name)
             except RelayError as error:

@@ -6,21 +6,21 @@ What QEMU does goes on while this agent is dead; a restarted one looks at what t
 import asyncio
 import contextlib
 import logging
-from typing import Any, Literal
+from typing import Any
 
 from landbridge.esx.block_watch import BlockWatch
 from landbridge.esx.faults import Fault, as_fault
 from landbridge.esx.inventory import Inventory
 from landbridge.esx.life import Life
-from landbridge.esx.model import OutgoingVm, Progress, VmotionPhase
+from landbridge.esx.model import Progress, VmotionPhase
 from landbridge.esx.qmp import QmpError, QmpGone
 from landbridge.esx.vm import VirtualMachine
 from landbridge.esx.vmotion_control import ControlLost
 from landbridge.esx.vmotion_disks import DiskMirrors
 from landbridge.esx.vmotion_journal import Journal, Record
-from landbridge.esx.vmotion_link import ControlLink
+from landbridge.esx.vmotion_leave import PATIENCE_AT_END, Departure
 from landbridge.esx.vmotion_memory import MemoryStream
-from landbridge.esx.vmotion_move import CONTROL, RAM, SIDE, Move
+from landbridge.esx.vmotion_move import RAM, SIDE
 from landbridge.esx.vmotion_target import RUNNING
 from landbridge.relay import Relay
 
@@ -29,29 +29,22 @@ _log = logging.getLogger(__name__)
 # Seconds. The guest stands still while the target is asked to close its exports.
 _PATIENCE_IN_SWITCHOVER = 4.0
 PATIENCE_AT_START = 20.0
-_PATIENCE_AT_END = 5.0
-_PATIENCE_AFTERWARDS = 120.0
 _UNEASY = 2.0
 _PROGRESS_INTERVAL = 0.2
 
 UNDECIDED = (VmotionPhase.SWITCHOVER, VmotionPhase.IN_DOUBT)
 
 
-class Source(Move):
-    """One VM that leaves, live or not; `run` ends when it is known where the VM is."""
-
-    direction: Literal["outgoing"] = "outgoing"
+class Source(Departure):
+    """One VM that leaves, live or not, until it is known where it is and the target knows that."""
 
     def __init__(
         self, record: Record, journal: Journal, inventory: Inventory, relay: Relay, vm: VirtualMachine
     ) -> None:
         super().__init__(record, journal, inventory, relay)
-        assert record.outgoing is not None
-        self.request: OutgoingVm = record.outgoing
         self.vm = vm
-        self.link = ControlLink(relay, SIDE, self.request.endpoints[CONTROL], self.request.vm)
         self._aborted: Fault | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._undoing = False
 
     # ------------------------------------------------------------------------------------- begun and ended by others
 
@@ -69,20 +62,18 @@ class Source(Move):
             raise Fault(
                 "InvalidState", f"vMotion {self.id} is at its switchover: it can not be taken back; wait for its end"
             )
-        self._aborted = fault
-        if self._task is not None:
-            self._task.cancel()
+        if not self._undoing:
+            self._aborted, self._undoing = fault, True
+            if self._task is not None:
+                self._task.cancel()
         await self.ended.wait()
 
     async def close(self) -> None:
         """The agent ends; QEMU goes on, and so will the next agent."""
-        if self._task is not None:
-            if self.phase is VmotionPhase.SWITCHOVER:
-                # The guest stands still: a moment for its sake.
-                await asyncio.wait([self._task], timeout=_PATIENCE_IN_SWITCHOVER)
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        await self.link.close()
+        if self._task is not None and self.phase is VmotionPhase.SWITCHOVER:
+            # The guest stands still: a moment for its sake.
+            await asyncio.wait([self._task], timeout=_PATIENCE_IN_SWITCHOVER)
+        await super().close()
 
     async def _run(self) -> None:
         try:
@@ -96,6 +87,7 @@ class Source(Move):
                 _log.exception("vMotion %s failed", self.id)
             fault = Fault("HostNotConnected", str(error)) if isinstance(error, ControlLost) else as_fault(error)
             await self._undo(fault)
+        await self.take_leave()
 
     async def _attempt(self) -> None:
         """Move the VM. Whatever is raised, the target can not have the VM."""
@@ -103,35 +95,18 @@ class Source(Move):
 
     async def _undo(self, fault: Fault) -> None:
         """Make everything here as it was, tell the target, and end as failed."""
+        self._undoing = True
         _log.warning("vMotion %s is taken back: %s", self.id, fault)
         try:
             await self.restore()
         except Exception:
             _log.exception("vMotion %s: not everything could be taken back", self.id)
-        told = self.link.connected and await self._tell("give-up", _PATIENCE_AT_END, fault)
+        # One that can not be told now finds out by itself: it never got the end of the stream, and nobody talks to it.
+        if self.link.connected:
+            await self.tell("give-up", PATIENCE_AT_END, fault)
         self.vm.vmotion = None
         await self.end(VmotionPhase.FAILED, fault)
         self.vm.changed("stays here: its move failed")
-        if not told:
-            # It finds out by itself too: it never got the end of the stream, and nobody talks to it.
-            await self._tell("give-up", _PATIENCE_AFTERWARDS, fault)
-        await self._part()
-
-    async def _tell(self, do: str, patience: float, fault: Fault | None = None) -> bool:
-        """Tell the target something that needs no answer; whether it heard."""
-        details: dict[str, Any] = {"type": fault.type, "message": fault.message} if fault else {}
-        try:
-            await self.link.call(do, patience=patience, **details)
-        except (ControlLost, Fault) as error:
-            _log.warning("vMotion %s: the target was not told %r: %s", self.id, do, error)
-            return False
-        return True
-
-    async def _part(self) -> None:
-        """After the end: the target need not remember it any longer."""
-        await self._tell("bye", _PATIENCE_AFTERWARDS)
-        await self.link.close()
-        await self.close_streams()
 
     async def restore(self) -> None:
         """Take back what the move did to the VM here."""
@@ -141,7 +116,6 @@ class Source(Move):
         """The VM is the target's, or copied."""
         self.vm.vmotion = None
         await self.end(VmotionPhase.SUCCEEDED)
-        await self._part()
 
     async def yield_vm(self, *, delete_files: bool) -> None:
         """The target has the VM: whatever fails here, it must never run here again."""

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 # has to bring the endpoints to the source.
 _PATIENCE = 30.0
 _PATIENCE_AT_FIRST = 180.0
+_LAST_ANSWER = 5.0  # seconds the source gets to hear the last answer and to hang up
 _RAN = "(running)"
 
 RUNNING, DEAD = "running", "dead"
@@ -50,6 +51,7 @@ class Target(Move):
         self._met = False
         self._recovered = False
         self._goodbye = asyncio.Event()
+        self._parting = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     # ------------------------------------------------------------------------------------- the way in
@@ -93,11 +95,11 @@ class Target(Move):
         endpoints[CONTROL] = self.relay.endpoint(SIDE, control)
         await self._server.listen(await self.relay.expose(SIDE, control))
         if self._disks():
-            await self._export(qmp, str(await self.relay.expose(SIDE, nbd)))
             endpoints.update({channel(key): self.relay.endpoint(SIDE, nbd) for key in self._disks()})
+            await self._export(qmp, str(await self.relay.expose(SIDE, nbd)))
         if self.request.mode is VmotionMode.LIVE:
-            path = await self.relay.expose(SIDE, ram)
             endpoints[RAM] = self.relay.endpoint(SIDE, ram)
+            path = await self.relay.expose(SIDE, ram)
             await qmp.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
             await qmp.execute("migrate-incoming", uri=f"unix:{path}")
 
@@ -123,7 +125,7 @@ class Target(Move):
         """After the agent's start: find out what became of the VM meanwhile, and go on."""
         self._recovered = True
         if self.record.final:
-            # The source has not heard of it, or not said so.
+            # The source has not heard of it, or not said bye.
             self._outcome.set_result(RUNNING if self.phase is VmotionPhase.SUCCEEDED else DEAD)
             await self.listen_again()
             self._go()
@@ -139,7 +141,10 @@ class Target(Move):
                 await self._has_run()
                 self._go()
             else:
-                await self.end(VmotionPhase.FAILED, Fault("InvalidState", "the VM's files here are gone"))
+                # The last agent gave it up, and was killed before it could say so.
+                await self.listen_again()
+                await self._dead(Fault("InvalidState", "the VM's files here are gone"))
+                self._go()
             return
         self.vm.vmotion = self.id
         self._armed = True  # as far as we know
@@ -183,10 +188,9 @@ class Target(Move):
             case "outcome":
                 return {"state": await asyncio.shield(self._outcome)}
             case "give-up":
-                fault = Fault(str(arguments.get("type", "SystemError")), str(arguments.get("message", "")))
-                return {"state": await asyncio.shield(self.give_up(fault))}
+                return {"state": await asyncio.shield(self.give_up(_reason(arguments)))}
             case "bye":
-                self._goodbye.set()
+                await asyncio.shield(self._take_leave(_reason(arguments)))
                 return {}
         raise Fault("NotSupported", f"the target does not know {do!r}")
 
@@ -331,6 +335,29 @@ class Target(Move):
         if self.vm is not None and self.vm in self.inventory.incoming:
             await self.inventory.discard(self.vm)
 
+    async def _take_leave(self, fault: Fault) -> None:
+        """The source knows how it ended and will not ask again: remember that before it is told so."""
+        await self.give_up(fault)  # a source that leaves before the target knows the end has taken the VM back
+        await self.ended.wait()
+        await self._remember_parting()
+        self._goodbye.set()
+
+    async def _remember_parting(self) -> None:
+        async with self._parting:
+            if not self.record.parted:
+                self.record.parted = True
+                await self.save()
+
+    async def part(self) -> None:
+        """Nobody will ask any more how it ended: close what is open here. Fault `InvalidState` before the end."""
+        if not self.record.final:
+            raise Fault("InvalidState", f"vMotion {self.id} is {self.phase} here: it has not ended")
+        # First remembered, then done: an agent killed in between closes at its start what nobody needs.
+        await self._remember_parting()
+        self._goodbye.set()
+        await self._server.empty(_LAST_ANSWER)
+        await self._hang_up()
+
     async def _hang_up(self) -> None:
         await self._server.close()
         await self.close_streams()
@@ -359,9 +386,14 @@ class Target(Move):
                 except Exception as error:
                     _log.warning("vMotion %s can not be given up yet: %s", self.id, as_fault(error))
             await asyncio.sleep(1)
+        await self.ended.wait()
+        if self.phase is VmotionPhase.FAILED:
+            await self.close_streams(but=CONTROL)  # nobody is there any more to receive
         # A source that never came has nothing to hear; after a restart we do not know whether it came.
         if self._met or self._recovered:
             await self._until_heard()
-        self.record.heard = True
-        await self.save()
-        await self._hang_up()
+        await self.part()
+
+
+def _reason(arguments: Message) -> Fault:
+    return Fault(str(arguments.get("type", "RequestCanceled")), str(arguments.get("message", "the source left")))

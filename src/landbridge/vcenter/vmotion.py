@@ -7,6 +7,7 @@ target is known not to run the VM, or when the source says that it goes on runni
 
 import asyncio
 import logging
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +24,13 @@ _FIRST_RETRY, _LAST_RETRY = 0.1, 2.0  # seconds between attempts to reach an age
 _BOTH_AWAY = 600.0  # seconds after which a move is given up whose two hosts do not answer
 _LAST_WORD = 2.0  # seconds for the source's final numbers
 _LEAVE_SOURCE = 30.0  # seconds a source gets to notice that its target is gone
+_PARTING = 24 * 3600.0  # seconds hosts that do not answer are waited for, to be told that a move is over
+_LAST_PARTING_RETRY = 15.0
 _FINAL = (VmotionPhase.SUCCEEDED, VmotionPhase.FAILED)
 _TOO_LATE = (VmotionPhase.SWITCHOVER, VmotionPhase.IN_DOUBT, *_FINAL)
 _UNKNOWN = "ManagedObjectNotFound"
+
+_partings: set[asyncio.Task[None]] = set()
 
 
 @dataclass
@@ -64,7 +69,16 @@ class Watch:
         """The target's last word, when the move succeeded.
 
         HostError if it failed and the VM is at the source as before; HostUnreachable if both hosts stay away.
+        Both hosts are told afterwards, in the background, that nobody will ask any more.
         """
+        try:
+            return await self._outcome()
+        finally:
+            # Only interrupted (vCenter ends), there is no verdict; whoever watches next comes here again.
+            if not isinstance(sys.exception(), asyncio.CancelledError):
+                part_in_background(self.inventory, self.id, self.source, self.target)
+
+    async def _outcome(self) -> Vmotion:
         ends = (_End(self.source), _End(self.target))
         watchers = [asyncio.create_task(self._follow(end)) for end in ends]
         watchers.append(asyncio.create_task(self._on_cancel(ends[0])))
@@ -200,6 +214,86 @@ class Watch:
             )
 
 
+def part_in_background(inventory: Any, vmotion: str, source: Any, target: Any) -> None:
+    """Tell both ends of a move that is over that nobody will ask any more, as soon as each can be told."""
+    parting = asyncio.create_task(Parting(inventory, vmotion).run(source, target), name=f"vmotion parting {vmotion}")
+    _partings.add(parting)
+    parting.add_done_callback(_partings.discard)
+
+
+@dataclass
+class Parting:
+    """The end of a move after its end: hosts close its streams, although their other half may never come back.
+
+    The target is told only after the source answered that it has parted, or that it knows of no such move: a source in
+    doubt learns where its VM is from the target alone. As long as the source does not answer, the target stays there.
+    """
+
+    inventory: Any
+    id: str
+
+    async def run(self, source: Any, target: Any) -> None:
+        try:
+            async with asyncio.timeout(_PARTING):
+                await self._part(source)
+                await self._part(target, give_up=True)
+        except (HostError, _Removed) as error:
+            log.warning("vMotion %s: not both hosts could be told that it is over: %s", self.id, error)
+        except TimeoutError:
+            log.warning("vMotion %s: not both hosts answered within a day to hear that it is over", self.id)
+
+    async def _part(self, host: Any, *, give_up: bool = False) -> None:
+        retry = _FIRST_RETRY
+        while True:
+            try:
+                client = await self._client(host)
+                await self._tell(client, give_up=give_up)
+            except HostError as error:
+                if error.type == _UNKNOWN:
+                    return
+                if error.type == "NotSupported":
+                    raise
+                # Not ended there, mostly: a source on its way out, a target that does not know yet.
+                log.info("vMotion %s is not over at %s: %s", self.id, host.name, error)
+            except HostUnreachable as error:
+                log.info("vMotion %s: %s can not be told yet that it is over: %s", self.id, host.name, error)
+            else:
+                return
+            await asyncio.sleep(retry)
+            retry = min(retry * 2, _LAST_PARTING_RETRY)
+
+    async def _tell(self, client: HostClient, *, give_up: bool) -> None:
+        try:
+            await client.part_vmotion(self.id)
+        except HostError as error:
+            if not give_up or error.type != "InvalidState":
+                raise
+            # The source has ended: a target that still waits for it need not.
+            await client.abort_vmotion(self.id)
+            await client.part_vmotion(self.id)
+
+    async def _client(self, host: Any) -> HostClient:
+        """The host's client, as soon as the host is connected."""
+        while host.moid in self.inventory.objects:
+            connection = self.inventory.hosts.connection(host)
+            if connection is None:
+                await asyncio.sleep(_LAST_PARTING_RETRY)
+                continue
+            try:
+                # Not for ever: a host that is disconnected and connected again has another connection.
+                async with asyncio.timeout(_LAST_PARTING_RETRY):
+                    await connection.listed.wait()
+            except TimeoutError:
+                continue
+            client: HostClient = connection.client
+            return client
+        raise _Removed(f"{host.moid} was removed from the inventory")
+
+
+class _Removed(Exception):  # noqa: N818 - a state of the world more than an error of a call
+    """The host is vCenter's no more."""
+
+
 def show_progress(task: TaskHandle, vmotion: Vmotion) -> None:
     """Put phase and numbers of a move into the task's description, as message arguments clients can read.
 
@@ -236,7 +330,12 @@ async def run(
     await task.note(vmotion=incoming.id, source=source.moid, target=target.moid)
     task.check_cancelled()
     target_client, source_client = target.client(), source.client()
-    prepared = await target_client.prepare_incoming(incoming)
+    try:
+        prepared = await target_client.prepare_incoming(incoming)
+    except HostUnreachable:
+        # It may be prepared none the less.
+        part_in_background(inventory, incoming.id, source, target)
+        raise
     outgoing = OutgoingVm(
         id=incoming.id, mode=incoming.mode, vm=vm, endpoints=prepared.endpoints, shared_storage=shared
     )
@@ -245,6 +344,7 @@ async def run(
     except HostError:
         # Refused: the target, which waits for it, is told that nothing comes.
         await _give_up(target_client, incoming.id)
+        part_in_background(inventory, incoming.id, source, target)
         raise
     except HostUnreachable as error:
         # It may have started none the less; the watch finds out.

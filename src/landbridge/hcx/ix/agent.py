@@ -79,6 +79,7 @@ class MobilityAgent:
                 web.get("/v1/vmotion", self._vmotions),
                 web.get("/v1/vmotion/{vmotion}", self._vmotion),
                 web.delete("/v1/vmotion/{vmotion}", self._abort),
+                web.post("/v1/vmotion/{vmotion}/part", self._part),
                 web.get("/v1/ix", self._info),
                 web.post("/v1/ix/wan/request", self._request_identity),
                 web.put("/v1/ix/wan", self._install_identity),
@@ -169,6 +170,10 @@ class MobilityAgent:
 
     async def _abort(self, request: web.Request) -> web.Response:
         return _answer(await self.moves.abort(request.match_info["vmotion"]))
+
+    async def _part(self, request: web.Request) -> web.Response:
+        self.moves.part(request.match_info["vmotion"])
+        return web.Response(status=204)
 
     # ------------------------------------------------------------------------------- the manager's
 

@@ -231,6 +231,12 @@ class Moves:
         await self._save(move)
         return (await self._wait(move.migration, _ABORT_TIMEOUT, lambda move: move.final)).as_vmotion()
 
+    def part(self, vmotion: str) -> None:
+        """Whether nobody will ask any more about a move. Behind the appliance is a host that may still ask over the
+        streams here, whatever the appliance knows: it has parted when the managers have forgotten the migration."""
+        move = self._of_vmotion(vmotion)
+        raise MoveError("InvalidState", f"migration {move.migration} is not cleaned up yet")
+
     # ------------------------------------------------------------------------------- inside
 
     def _get(self, migration: str) -> Move:

@@ -89,10 +89,12 @@ class HostUnderTest:
         self.client = HostClient(address, self.port, caller)
         self.process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
+    async def start(self, dies: str = "") -> None:
+        """Start the agent, or one that dies at a point (as `dying_agent` takes it)."""
+        program = [str(Path(__file__).with_name("dying_agent.py")), *dies.split()] if dies else ["-m", "landbridge.esx"]
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "landbridge.esx", "--config", str(self.config), stdout=log, stderr=log
+                sys.executable, *program, "--config", str(self.config), stdout=log, stderr=log
             )
         async with asyncio.timeout(60):
             while True:
@@ -114,6 +116,12 @@ class HostUnderTest:
         assert self.process is not None
         self.process.kill()
         await self.process.wait()
+
+    async def died(self) -> None:
+        """Wait for the death of an agent that kills itself."""
+        assert self.process is not None
+        async with asyncio.timeout(90):
+            assert await self.process.wait() == -signal.SIGKILL
 
     async def close(self) -> None:
         await self.client.close()
@@ -282,13 +290,21 @@ class Pair:
 
     async def nothing_left(self, host: HostUnderTest) -> None:
         """No VM, no file, no process, no open stream on a host (some of it may still be on its way out)."""
-        for _ in range(200):
+        for _ in range(400):
             left = [vm.config.name for vm in await host.client.vms()] + host.files() + await host.streams()
             left += [str(pid) for pid in host.run.glob("*/pid") if lock_holder(pid) is not None]
             if not left:
                 return
             await asyncio.sleep(0.05)
         pytest.fail(f"left on {host.name}: {left}")
+
+    async def no_streams(self, host: HostUnderTest) -> None:
+        """No open stream on a host (some may still be on its way out)."""
+        for _ in range(400):
+            if not (left := await host.streams()):
+                return
+            await asyncio.sleep(0.05)
+        pytest.fail(f"open on {host.name}: {left}")
 
     async def begin(
         self, vm: VmState, mode: VmotionMode = VmotionMode.LIVE, bandwidth: int | None = None, **options: object

@@ -30,24 +30,26 @@ async def in_phase(hosts: Pair, move: str, phase: VmotionPhase) -> None:
 
 
 async def stays(hosts: Pair, vm: VmState, move: str) -> Vmotion:
-    """The VM runs at the source, loses nothing, and the target has nothing of it."""
+    """The VM runs at the source, loses nothing, and the target has nothing of it; no stream is open."""
     here = await hosts.source.end(move)
     assert here.phase is VmotionPhase.FAILED
     state = await hosts.source.client.vm(vm.config.instance_uuid)
     assert (state.power_state, state.vmotion) == (PowerState.ON, None)
     await hosts.source.writes(vm)
     await hosts.nothing_left(hosts.target)
+    await hosts.no_streams(hosts.source)
     return here
 
 
 async def arrives(hosts: Pair, vm: VmState, move: str) -> VmState:
-    """The VM runs at the target, and the source has nothing of it."""
+    """The VM runs at the target, and the source has nothing of it; no stream is open."""
     here, there = await hosts.source.end(move), await hosts.target.end(move)
     assert (here.phase, there.phase) == (VmotionPhase.SUCCEEDED, VmotionPhase.SUCCEEDED), (here, there)
     state = await hosts.target.client.vm(vm.config.instance_uuid)
     assert (state.power_state, state.vmotion) == (PowerState.ON, None)
     await hosts.target.writes(state)
     await hosts.nothing_left(hosts.source)
+    await hosts.no_streams(hosts.target)
     return state
 
 
@@ -114,6 +116,7 @@ async def test_nothing_is_left_at_the_target_when_the_sources_qemu_dies(hosts: P
     view = await hosts.source.end(move)
     assert view.phase is VmotionPhase.FAILED
     await hosts.nothing_left(hosts.target)
+    await hosts.no_streams(hosts.source)
     assert (await hosts.source.client.vm(vm.config.instance_uuid)).power_state is PowerState.OFF
     await hosts.source.destroy(vm)
 

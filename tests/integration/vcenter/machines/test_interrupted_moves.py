@@ -1,5 +1,7 @@
 """Moves that do not go as planned: cancelled, vCenter killed under them, a host lost, adapters without a network."""
 
+import os
+import signal
 import subprocess
 from typing import Any
 
@@ -7,6 +9,8 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from landbridge.esx.model import Vmotion, VmotionPhase
+from landbridge.esx.process import lock_holder
+from landbridge.relay.admin import Admin, AdminError
 
 from .site import MIB, Site, added, disk, eventually, scsi, until, wait
 
@@ -49,6 +53,34 @@ async def _copying(site: Site, host: int) -> Vmotion:
 
 async def _listed(site: Site, host: int) -> list[str]:
     return [state.config.name for state in await site.agents[host].client.vms()]
+
+
+async def _streams(site: Site, host: int) -> list[str]:
+    """The channels of moves that a host's relay has open; none if the relay is dead."""
+    run = site.agents[host].run / "relay"
+    admin = Admin(run / "admin")
+    try:
+        maps = [await admin.map(run / name) for name in ("site.map", "names.map")]
+    except AdminError:
+        return []
+    return [name.partition(".")[0].rpartition("-")[2] for name in (*maps[0], *maps[1].values())]
+
+
+async def _no_streams(site: Site, host: int) -> None:
+    async def none() -> bool:
+        return await _streams(site, host) == []
+
+    await eventually(none)
+
+
+async def _lose_power(site: Site, host: int, vm: Any) -> None:
+    """End all that runs for a host: its agent, its relay, the VM's process."""
+    agent = site.agents[host]
+    pids = [lock_holder(agent.run / vm.config.instanceUuid / "pid"), await Admin(agent.run / "relay" / "admin").pid()]
+    await agent.kill()
+    for pid in pids:
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_cancelled_move_leaves_the_vm_running_where_it_was(site: Site) -> None:
@@ -111,12 +143,45 @@ async def test_a_target_lost_in_the_middle_of_a_move_leaves_the_vm_running(priva
         wait(task)
     assert vm.runtime.host == site.hosts[0]
     assert vm.runtime.powerState == "poweredOn"
+    # Nobody is there to take leave of: vCenter lets the source go, and the target when it is back.
+    await _no_streams(site, 0)
+    assert await _streams(site, 1) != []
     await site.agents[1].start()
+    await _no_streams(site, 1)
     until(lambda: site.hosts[1].runtime.connectionState == "connected")
     until(lambda: not (site.agents[1].datastore / "unharmed").exists())
     assert await _listed(site, 1) == []
     wait(_move(site, vm))
     assert vm.runtime.host == site.hosts[1]
+    await _no_streams(site, 0)
+    await _no_streams(site, 1)
+
+
+async def test_a_target_answers_until_its_source_is_back_from_a_power_cut_and_not_longer(private_site: Site) -> None:
+    site = private_site
+    vm = _big_vm(site, "fallen")
+    task = _move(site, vm)
+    await _copying(site, 0)
+    await _lose_power(site, 0, vm)
+    with pytest.raises(vmodl.MethodFault):
+        wait(task)
+
+    async def only_answers() -> bool:
+        return await _streams(site, 1) == ["control"]
+
+    # The move failed for certain, but the source may have to ask.
+    await eventually(only_answers)
+    # And its agent killed meanwhile changes nothing about that.
+    await site.agents[1].restart()
+    until(lambda: site.hosts[1].runtime.connectionState == "connected")
+    assert await _streams(site, 1) == ["control"]
+    await site.agents[0].start()
+    await _no_streams(site, 1)
+    await _no_streams(site, 0)
+    until(lambda: site.hosts[0].runtime.connectionState == "connected")
+    until(lambda: vm.runtime.powerState == "poweredOff")
+    assert vm.runtime.host == site.hosts[0]
+    wait(vm.PowerOnVM_Task())
 
 
 def test_wrong_destinations_are_refused_before_anything_moves(site: Site) -> None:
