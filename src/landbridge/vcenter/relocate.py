@@ -28,6 +28,7 @@ from landbridge.vcenter.placement import (
     require_networks,
 )
 from landbridge.vcenter.tasks import TaskHandle, Tasks
+from landbridge.vmodl.values import from_text, to_text
 
 log = logging.getLogger(__name__)
 RELOCATE, MIGRATE = "VirtualMachine.relocate", "VirtualMachine.migrate"
@@ -63,7 +64,8 @@ async def start(call: Call, vm: Any, spec: vim.vm.RelocateSpec, description_id: 
             sourceHost=vim.event.HostEventArgument(name=vm.host.name, host=vm.host.ref),
         )
 
-    return await call.inventory.tasks.start(call, vm, description_id, work, cancelable=True)
+    journal = {"spec": to_text(spec, "spec", vim.vm.RelocateSpec)}
+    return await call.inventory.tasks.start(call, vm, description_id, work, cancelable=True, journal=journal)
 
 
 async def _relocate(task: TaskHandle, vm: Any, spec: vim.vm.RelocateSpec) -> None:
@@ -268,12 +270,25 @@ async def _resume(task: TaskHandle) -> None:
             await host_jobs.follow(task, client, await _job(client, journal["job"]))
             await vm.refresh()
         else:
-            raise HostError(
-                ApiError(type="SystemError", message="vCenter was restarted before the move began: start it again.")
-            )
+            await _begin_again(task, vm, inventory)
+            return
         found: list[Any] = [inventory.objects.get(journal.get(name) or "") for name in ("pool", "folder")]
         pool, folder = found
         await _settle(vm, pool if pool is not None and pool.owner is vm.host.parent else None, folder)
+
+
+async def _begin_again(task: TaskHandle, vm: Any, inventory: Any) -> None:
+    """No host was asked anything yet: begin, once those it is about are connected."""
+    if "spec" not in task.journal:
+        raise HostError(
+            ApiError(type="SystemError", message="vCenter was restarted before the move began: start it again.")
+        )
+    spec = from_text(task.journal["spec"], vim.vm.RelocateSpec)
+    target = inventory.get(spec.host, vim.HostSystem) if spec.host is not None else vm.host
+    for host in (vm.host, target):
+        await inventory.hosts.client_soon(host, _RECONNECT)
+    task.check_cancelled()
+    await _relocate(task, vm, spec)
 
 
 async def _resume_vmotion(task: TaskHandle, vm: Any, inventory: Any) -> None:

@@ -16,7 +16,7 @@ from landbridge.hcx.migrations.source import SourceHalf
 from landbridge.hcx.migrations.target import TargetHalf
 from landbridge.hcx.store import Store
 from landbridge.relay.admin import Admin
-from tests.integration.esx.vmotion.conftest import COUNTING_GUEST, raw_content
+from tests.integration.esx.vmotion.conftest import COUNTING_GUEST, qemu_io, raw_content
 from tests.integration.hcx.sites import Pair, Site, every
 
 _END = 120.0  # seconds a migration may take
@@ -40,9 +40,7 @@ class Crossing:
 
     async def prepare(self) -> None:
         """Have the VM count at the source."""
-        sector = self.source.state / "counting.sector"
-        sector.write_bytes(COUNTING_GUEST.ljust(510, b"\0") + b"\x55\xaa")
-        vm = await asyncio.to_thread(self.source.create_vm, self.name, on=True, boot=sector)
+        vm = await asyncio.to_thread(self.source.create_vm, self.name, on=True, prepare=boot_sector)
         self._spec = {**self._spec, "entityDetails": {"entityId": vm}}
         await self.counts(self.source)
 
@@ -114,14 +112,21 @@ class Crossing:
         left = []
         for site in (self.sites.onprem, self.sites.cloud):
             left += [f"{site.name}: move {file.name}" for file in (site.state / "ix" / "moves").glob("*")]
-            streams = [*await _streams(site.run / "ix" / "relay"), *await _streams(site.run / "esx" / "relay")]
+            streams = [*await open_streams(site.run / "ix" / "relay"), *await open_streams(site.run / "esx" / "relay")]
             left += [f"{site.name}: stream {name}" for name in streams if not name.startswith("probe.")]
             left += [f"{site.name}: {text}" for text in await _records(site)]
             left += [f"{site.name}: {text}" for text in await asyncio.to_thread(_running_tasks, site)]
             if self.name not in site.vms():
-                folder = site.state / "datastore1"
-                left += [f"{site.name}: file {file}" for file in folder.rglob("*") if _told(file, folder)]
+                left += [f"{site.name}: file {file}" for file in files(site.state / "datastore1")]
         return left
+
+
+def boot_sector(disk: Path) -> None:
+    """Let a VM that starts from this disk count on it."""
+    sector = disk.with_name("sector")
+    sector.write_bytes(COUNTING_GUEST.ljust(510, b"\0") + b"\x55\xaa")
+    qemu_io(disk, f"write -s {sector} 0 512")
+    sector.unlink()
 
 
 def whole_numbers(disk: Path) -> None:
@@ -134,11 +139,13 @@ def whole_numbers(disk: Path) -> None:
         assert numbers[number % _SECTORS] == number, f"the write of {number} is lost (last {last})"
 
 
-def _told(file: Path, folder: Path) -> bool:
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+def files(datastore: Path) -> list[Path]:
+    """What a datastore shows."""
+    found = [file for file in datastore.rglob("*") if file.is_file()]
+    return [file for file in found if not any(part[0] == "." for part in file.relative_to(datastore).parts)]
 
 
-async def _streams(relay: Path) -> list[str]:
+async def open_streams(relay: Path) -> list[str]:
     """What a relay has open, by the names on its sides and by the slots it dials from."""
     admin = Admin(relay / "admin")
     sides = [name for side in _SIDES for name in await admin.map(relay / f"{side}.map")]

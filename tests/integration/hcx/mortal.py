@@ -32,12 +32,15 @@ class Mortal:
         """None while it lives."""
         return 0 if self._ended(0) else None
 
-    def wait(self, timeout: float) -> int:
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float | None = None) -> int:
         if not self._ended(timeout):
-            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
         return 0
 
-    def _ended(self, timeout: float) -> bool:
+    def _ended(self, timeout: float | None) -> bool:
         return bool(select.select([self._handle], [], [], timeout)[0])
 
 
