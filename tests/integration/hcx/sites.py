@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import os
 import secrets
 import shutil
@@ -10,14 +11,14 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pyVim.connect import Disconnect, SmartConnect
+from pyVim.connect import SmartConnect
 from pyVim.task import WaitForTask
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from landbridge.esx.process import lock_holder
 from landbridge.hcx.client import HcxClient, HcxUnreachable
@@ -53,6 +54,7 @@ class Site:
     processes: dict[str, Process] = field(default_factory=dict)
     # Who starts managers and vCenters that can be made to die at a point; None: they start as they always do.
     mortals: Mortals | None = None
+    _instance: Any = None
 
     def __post_init__(self) -> None:
         self.vcenter_address = f"{self.net}.2"
@@ -218,12 +220,17 @@ class Site:
 
     @contextlib.contextmanager
     def content(self) -> Iterator[Any]:
-        """A stock client's view of vCenter, logged out at the end."""
-        instance = self.vsphere()
-        try:
-            yield instance.content
-        finally:
-            Disconnect(instance)
+        """A stock client's view of vCenter; the session is the one there was, if it still is one."""
+        instance, self._instance = self._instance, None
+        if instance is not None:
+            try:
+                alive = instance.content.sessionManager.currentSession is not None
+            except (OSError, http.client.HTTPException, vmodl.MethodFault):
+                alive = False
+            instance = instance if alive else None
+        instance = instance or self.vsphere()
+        yield instance.content
+        self._instance = instance
 
     def hosts(self) -> list[str]:
         """Names of the hosts vCenter has."""
@@ -241,10 +248,18 @@ class Site:
             cluster = datacenter.hostFolder.CreateClusterEx("cluster", vim.cluster.ConfigSpecEx())
             finished(cluster.AddHost_Task(vim.host.ConnectSpec(hostName=self.esx_address, force=True), True))
 
-    def create_vm(self, name: str, *, on: bool, disk: int = 64 << 20, data: int = 0, boot: Path | None = None) -> str:
+    def create_vm(
+        self,
+        name: str,
+        *,
+        on: bool,
+        disk: int = 64 << 20,
+        data: int = 0,
+        prepare: Callable[[Path], None] = lambda _: None,
+    ) -> str:
         """A VM of 32 MiB with one disk that holds `data` bytes, running its firmware or off; its moRef.
 
-        `boot` is a file with what stands at the disk's beginning.
+        `prepare` may write to the disk before.
         """
         with self.content() as content:
             datacenter = content.rootFolder.childEntity[0]
@@ -258,11 +273,10 @@ class Site:
                 deviceChange=_devices(disk),
             )
             vm = finished(datacenter.vmFolder.CreateVM_Task(spec, cluster.resourcePool, None))
-            writes = [f"write -P 0x5a 0 {data}"] if data else []
-            writes += [f"write -s {boot} 0 {boot.stat().st_size}"] if boot else []
-            for write in writes:
-                command = ["qemu-io", "-f", "qcow2", "-c", write, str(self.disk(name))]
+            if data:
+                command = ["qemu-io", "-f", "qcow2", "-c", f"write -P 0x5a 0 {data}", str(self.disk(name))]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            prepare(self.disk(name))
             if on:
                 finished(vm.PowerOnVM_Task())
             return str(vm._moId)
@@ -361,6 +375,9 @@ class Pair:
         await asyncio.gather(self.onprem.start_all(), self.cloud.start_all())
         for site in (self.onprem, self.cloud):
             await asyncio.to_thread(site.create_datacenter)
+
+    def site(self, name: str) -> Site:
+        return {site.name: site for site in (self.onprem, self.cloud)}[name]
 
     async def logged_in(self) -> HcxClient:
         """A client of the connector."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from landbridge.hcx.client import HcxError
 from tests.integration.hcx.crossing import Crossing
 from tests.integration.hcx.mortal import Mortals
 from tests.integration.hcx.sites import Pair
@@ -88,3 +89,134 @@ async def test_a_connector_killed_at_any_step_brings_the_vm_to_the_target(crossi
     await vm.start()
     await vm.dies(vm.sites.onprem, "hcx")
     await vm.moved(await vm.ended())
+
+
+@pytest.mark.parametrize(
+    "point",
+    [f"target.{verb}:{instant}" for verb in ("prepare", "state", "forget") for instant in ("begun", "done")]
+    + ["asked.target_register", "asked.target_relocate"],
+)
+async def test_a_cloud_manager_killed_in_any_call_at_the_target_ends_it_there(
+    crossing: MakeCrossing, point: str
+) -> None:
+    vm = await crossing()
+    vm.sites.cloud.fate("hcx").set(f"kill {point}")
+    await vm.start()
+    await vm.dies(vm.sites.cloud, "hcx")
+    await vm.moved(await vm.ended())
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        f"source.{verb}:{instant}"
+        for verb in ("begin", "requested", "join", "state", "finish", "forget")
+        for instant in ("begun", "done")
+    ]
+    + ["asked.source_relocate", "asked.source_unregister"],
+)
+async def test_a_cloud_manager_killed_in_any_call_at_the_source_ends_it_at_the_target(
+    crossing: MakeCrossing, point: str
+) -> None:
+    vm = await crossing(back=True)
+    vm.sites.cloud.fate("hcx").set(f"kill {point}")
+    await vm.start()
+    await vm.dies(vm.sites.cloud, "hcx")
+    await vm.moved(await vm.ended())
+
+
+@pytest.mark.parametrize("instant", ["begun", "done"])
+async def test_a_cloud_manager_killed_while_it_checks_a_vm_is_told_and_nothing_began(
+    crossing: MakeCrossing, instant: str
+) -> None:
+    vm = await crossing()
+    vm.sites.cloud.fate("hcx").set(f"kill target.check:{instant}")
+    with pytest.raises(HcxError) as caught:
+        await vm.start()
+    assert caught.value.error == "Remote site unavailable"
+    await vm.dies(vm.sites.cloud, "hcx")
+    await vm.stays()
+
+
+@pytest.mark.parametrize(
+    ("back", "site", "point"),
+    [
+        (False, "onprem", "roll_back:begun"),
+        (False, "onprem", "roll_back:done"),
+        (False, "cloud", "target.abort:begun"),
+        (False, "cloud", "target.abort:done"),
+        (False, "cloud", "asked.target_unregister"),
+        (True, "cloud", "source.cancel:begun"),
+        (True, "cloud", "source.cancel:done"),
+        (True, "cloud", "source.finish:begun"),
+        (True, "cloud", "source.finish:done"),
+    ],
+)
+async def test_a_manager_killed_while_a_canceled_migration_is_taken_back_leaves_the_vm_at_its_source(
+    crossing: MakeCrossing, back: bool, site: str, point: str
+) -> None:
+    vm = await crossing(back=back)
+    driver, mortal = vm.sites.onprem.fate("hcx"), vm.sites.site(site).fate("hcx")
+    driver.set("hold join_streams:called", *([f"kill {point}"] if site == "onprem" else []))
+    if site == "cloud":
+        mortal.set(f"kill {point}")
+    await vm.start()
+    await driver.holds()
+    async with await vm.sites.logged_in() as client:
+        await client.cancel(vm.migration)
+    driver.release()
+    await vm.dies(vm.sites.site(site), "hcx")
+    await vm.stayed(await vm.ended(), "MIGRATE_CANCELED")
+
+
+@pytest.mark.parametrize("site", ["onprem", "cloud"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "relocate:begun",  # its task is kept, who asked for it has no answer yet
+        "noted.pool",
+        "start_outgoing:done",
+        "vmotion:done",  # it watches
+        "verdict",
+        "arrived:done",
+        "settle:done",
+        "ended.VirtualMachine.relocate",
+    ],
+)
+async def test_a_vcenter_killed_at_a_step_of_its_relocation_goes_on_and_the_vm_moves(
+    crossing: MakeCrossing, site: str, point: str
+) -> None:
+    vm = await crossing()
+    vm.sites.site(site).fate("vcenter").set(f"kill {point}")
+    await vm.start()
+    await vm.dies(vm.sites.site(site), "vcenter")
+    await vm.moved(await vm.ended())
+
+
+@pytest.mark.parametrize("site", ["onprem", "cloud"])
+@pytest.mark.parametrize("point", ["noted.vmotion", "prepare_incoming:done"])
+async def test_a_vcenter_killed_between_asking_one_host_and_the_other_leaves_the_vm_at_its_source(
+    crossing: MakeCrossing, site: str, point: str
+) -> None:
+    vm = await crossing()
+    vm.sites.site(site).fate("vcenter").set(f"kill {point}")
+    await vm.start()
+    await vm.dies(vm.sites.site(site), "vcenter")
+    status = await vm.ended()
+    assert "vCenter gave the move up" in status.error, status
+    assert "canceled by a user" not in status.error, status
+    await vm.stayed(status)
+
+
+async def test_a_source_vcenter_killed_while_the_appliance_keeps_it_waiting_leaves_the_vm_at_its_source(
+    crossing: MakeCrossing,
+) -> None:
+    vm = await crossing()
+    driver = vm.sites.onprem.fate("hcx")
+    driver.set("hold start_target_relocation:called")
+    await vm.start()
+    await driver.holds()
+    vm.source.kill("vcenter")
+    await vm.source.again("vcenter")
+    driver.release()
+    await vm.stayed(await vm.ended())

@@ -29,10 +29,13 @@ class Follower:
             self._tasks[migration] = asyncio.create_task(self._run(migration, task), name=f"follow {task}")
 
     async def state(self, migration: str, seq: int = -1, wait: float = 0.0) -> HalfState:
-        """A followed task's state, as soon as it is newer than `seq`."""
+        """A followed task's state, as soon as it is another than the one with `seq`.
+
+        Another, not a later one: who asks may have its number from the process before us, which counted further.
+        """
         try:
             async with asyncio.timeout(wait), self._news:
-                await self._news.wait_for(lambda: self._states[migration].seq > seq)
+                await self._news.wait_for(lambda: self._states[migration].final or self._states[migration].seq != seq)
         except TimeoutError:
             pass
         return self._states[migration]

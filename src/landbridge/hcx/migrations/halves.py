@@ -22,10 +22,12 @@ from landbridge.hcx.migrations.model import (
     TargetOrder,
     TargetVm,
 )
-from landbridge.hcx.peer import PeerClient
+from landbridge.hcx.peer import PeerClient, PeerUnreachable
 
 _M = TypeVar("_M", bound=BaseModel)
 STOPPED = "Migration stopped"
+# What the other manager answers while its vCenter or its appliance does not: that passes, as its own absence does.
+_AWAY = (502, 503)
 
 
 class Nothing(BaseModel):
@@ -99,6 +101,8 @@ class _Remote:
         except ApiFault as fault:
             if fault.error == STOPPED:
                 raise MigrationStopped(fault.text) from fault
+            if fault.status in _AWAY:
+                raise PeerUnreachable(fault.text) from fault
             raise
         return shape.model_validate(answer["data"])
 

@@ -168,7 +168,8 @@ async def roll_back(migration: str, reason: str) -> tuple[bool, str]:
     """Take it back; whether the VM runs at the target all the same, which alone knows, and why it does not."""
     document = await _here().enter(migration, "ROLLBACK")
     source, target = _here().source(document), _here().target(document)
-    await _until_done("canceling at the source", lambda: source.cancel(migration, Nothing()))
+    if reason != GAVE_UP:  # else its vCenter has stopped it already, and would call it canceled by a user
+        await _until_done("canceling at the source", lambda: source.cancel(migration, Nothing()))
     end = await _until_done("giving up at the target", lambda: target.abort(migration, Nothing()))
     if end.phase == "succeeded":
         return True, ""
