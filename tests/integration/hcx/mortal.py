@@ -77,6 +77,7 @@ class Fate:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._held = file.with_suffix(".held")
+        self._deaths = file.with_suffix(".deaths")
 
     def set(self, *events: str) -> None:
         """`kill POINT` and `hold POINT`, in the order in which they will happen."""
@@ -88,11 +89,7 @@ class Fate:
     def clear(self) -> None:
         self.file.unlink(missing_ok=True)
         self._held.unlink(missing_ok=True)
-
-    @property
-    def met(self) -> bool:
-        """Everything happened."""
-        return not self.file.exists() or not self.file.read_text()
+        self._deaths.unlink(missing_ok=True)
 
     async def holds(self) -> None:
         """Wait until the program is held."""
@@ -105,9 +102,9 @@ class Fate:
         self._held.unlink()
 
     async def kills(self, process: Mortal) -> None:
-        """Wait until the program has died there."""
+        """Wait until the program has died, and see that it did so where its fate said."""
         try:
             await asyncio.to_thread(process.wait, _DEATH)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"never came to {self.file.read_text()!r}") from None
-        assert self.met, f"died before {self.file.read_text()!r}"
+        assert str(process.pid) in self._deaths.read_text().split(), f"died before {self.file.read_text()!r}"

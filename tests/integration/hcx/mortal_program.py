@@ -7,7 +7,7 @@ imports the programs once and forks one for each order on standard input, a JSON
 
 On its way a program passes points, named below. `fate` is a file: its first line is what happens next, and where:
 `kill POINT`, or `hold POINT`, which waits until the file with the suffix `.held` is gone. Without the file, or with
-another point in it, the program is what it always is.
+another point in it, the program is what it always is. Who was killed there is in the file with the suffix `.deaths`.
 """
 
 import asyncio
@@ -43,6 +43,8 @@ async def reach(point: str) -> None:
     following.write_text("\n".join(others))
     following.rename(_fate[0])
     if verb == "kill":
+        with _fate[0].with_suffix(".deaths").open("a") as deaths:
+            deaths.write(f"{os.getpid()}\n")
         os.kill(os.getpid(), signal.SIGKILL)
     while held.exists():  # noqa: ASYNC110 - what is waited for happens in another process
         await asyncio.sleep(0.02)
@@ -138,7 +140,7 @@ def _mortal_vcenter() -> None:
     modules._settle = between(modules._settle, "settle")
     vmotion.run = after(vmotion.run, lambda *_, **__: "verdict")  # type: ignore[assignment]
     client: Any = HostClient
-    for name in ("prepare_incoming", "start_outgoing", "vmotion"):
+    for name in ("register_vm", "unregister_vm", "prepare_incoming", "start_outgoing", "vmotion"):
         setattr(client, name, between(getattr(client, name), name))
     handle: Any = TaskHandle
     handle.note = after(handle.note, lambda _self, **facts: f"noted.{next(iter(facts))}")

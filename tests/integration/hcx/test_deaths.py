@@ -24,6 +24,8 @@ _STEPS = (
     "leave_source",
     "clean_up",
 )
+# At the target the appliance gets a shadow of the VM, at the source it is taken from there.
+_SHADOW = (("cloud", "register_vm"), ("onprem", "unregister_vm"))
 MakeCrossing = Callable[..., Awaitable[Crossing]]
 
 
@@ -206,6 +208,49 @@ async def test_a_vcenter_killed_between_asking_one_host_and_the_other_leaves_the
     assert "vCenter gave the move up" in status.error, status
     assert "canceled by a user" not in status.error, status
     await vm.stayed(status)
+
+
+@pytest.mark.parametrize(
+    ("site", "point"),
+    [(site, f"{verb}:{instant}") for site, verb in _SHADOW for instant in ("begun", "done")]
+    + [("cloud", "ended.Folder.registerVm")],
+)
+async def test_a_vcenter_killed_while_a_shadow_comes_or_goes_is_waited_for(
+    crossing: MakeCrossing, site: str, point: str
+) -> None:
+    vm = await crossing()
+    vm.sites.site(site).fate("vcenter").set(f"kill {point}")
+    await vm.start()
+    await vm.dies(vm.sites.site(site), "vcenter")
+    await vm.moved(await vm.ended())
+
+
+@pytest.mark.parametrize("instant", ["begun", "done"])
+async def test_a_target_vcenter_killed_while_the_shadow_of_a_canceled_migration_goes_has_none_afterwards(
+    crossing: MakeCrossing, instant: str
+) -> None:
+    vm = await crossing()
+    driver = vm.sites.onprem.fate("hcx")
+    driver.set("hold join_streams:called")
+    vm.target.fate("vcenter").set(f"kill unregister_vm:{instant}")
+    await vm.start()
+    await driver.holds()
+    async with await vm.sites.logged_in() as client:
+        await client.cancel(vm.migration)
+    driver.release()
+    await vm.dies(vm.target, "vcenter")
+    await vm.stayed(await vm.ended(), "MIGRATE_CANCELED")
+
+
+async def test_a_connector_killed_after_every_step_of_one_migration_brings_the_vm_to_the_target(
+    crossing: MakeCrossing,
+) -> None:
+    vm = await crossing()
+    vm.sites.onprem.fate("hcx").set(*(f"kill {step}:done" for step in _STEPS))
+    await vm.start()
+    for _ in _STEPS:
+        await vm.dies(vm.sites.onprem, "hcx")
+    await vm.moved(await vm.ended())
 
 
 async def test_a_source_vcenter_killed_while_the_appliance_keeps_it_waiting_leaves_the_vm_at_its_source(

@@ -96,7 +96,8 @@ class LocalTarget(Target):
             half = known or TargetHalf(id=migration, instance_uuid=vm.order.instance_uuid)
             if known is None:
                 await self._store.put(half)
-            if half.end is not None:
+            # The VM may be here already, when who drives the migration was dead while it came: then all goes on.
+            if half.end is not None and half.end.phase == "failed":
                 raise MigrationStopped(f"the target gave the migration up: {half.end.error}")
             try:
                 async with asyncio.timeout(_PREPARE_TIMEOUT):
