@@ -64,8 +64,18 @@ async def start(call: Call, vm: Any, spec: vim.vm.RelocateSpec, description_id: 
             sourceHost=vim.event.HostEventArgument(name=vm.host.name, host=vm.host.ref),
         )
 
-    journal = {"spec": to_text(spec, "spec", vim.vm.RelocateSpec)}
-    return await call.inventory.tasks.start(call, vm, description_id, work, cancelable=True, journal=journal)
+    return await call.inventory.tasks.start(call, vm, description_id, work, cancelable=True, journal=_wish(spec))
+
+
+def _wish(spec: vim.vm.RelocateSpec) -> dict[str, Any]:
+    """What a move is begun from again: of the specification what is used here, and no login to another vCenter."""
+    used = {name: getattr(spec, name) for name in ("host", "pool", "folder", "datastore", "disk", "deviceChange")}
+    try:
+        return {"spec": to_text(vim.vm.RelocateSpec(**used), "spec", vim.vm.RelocateSpec)}
+    except TypeError as error:
+        # Lacks what its type requires, though not what a move needs.
+        log.info("a move that can not be begun again after a restart: %s", error)
+        return {}
 
 
 async def _relocate(task: TaskHandle, vm: Any, spec: vim.vm.RelocateSpec) -> None:
