@@ -178,6 +178,8 @@ class VmState(Model):
     vmotion: str | None = None
     # Set when the VM can not be used, and why (its datastore is away, its files are unreadable).
     invalid: str | None = None
+    # Set when another site's host would send it: the authority (PEM) that vouches for that host.
+    sender_authority: str = ""
 
 
 class HostInfo(Model):
@@ -373,6 +375,8 @@ class IncomingVm(Model):
     # Shared storage: the files are already there under these paths and only memory moves.
     shared_disks: dict[int, DatastorePath] = {}
     shared_vmx: DatastorePath | None = None
+    # The authority (PEM) that vouches for the sending host, if it is of another site.
+    sender_authority: str = ""
 
 
 class OutgoingVm(Model):

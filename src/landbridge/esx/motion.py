@@ -6,6 +6,7 @@ import logging
 from landbridge.esx.inventory import Inventory
 from landbridge.esx.jobs import Jobs
 from landbridge.esx.vmotion import Vmotions
+from landbridge.esx.vmotion_sides import REMOTE, SITE
 from landbridge.pki import Identity
 from landbridge.relay import Relay, RelayError, Side
 
@@ -18,9 +19,13 @@ class Motion:
 
     def __init__(self, inventory: Inventory, identity: Identity) -> None:
         settings = inventory.host.settings
-        side = Side("site", settings.vmotion.address, settings.vmotion.port, identity, f"vmotion.{settings.name}")
+        address, suffix = settings.vmotion.address, f"vmotion.{settings.name}"
+        sides = [
+            Side(SITE, address, settings.vmotion.port, identity, suffix),
+            Side(REMOTE, address, settings.vmotion.remote_port, identity, suffix, foreign=True),
+        ]
         self.inventory = inventory
-        self.relay = Relay(settings.run_dir / "relay", [side])
+        self.relay = Relay(settings.run_dir / "relay", sides)
         self.vmotions = Vmotions(inventory, self.relay)
         self.jobs = Jobs()
         self._looking: asyncio.Task[None] | None = None

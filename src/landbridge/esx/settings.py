@@ -20,6 +20,7 @@ class Management(Listener):
 
 class VmotionListener(Listener):
     port: int = Field(default=8000, ge=1, le=65535)
+    remote_port: int = Field(default=8001, ge=1, le=65535, description="for moves from and to hosts of another site")
 
 
 class DatastoreSettings(Model):

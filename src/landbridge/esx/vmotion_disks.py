@@ -7,9 +7,8 @@ from landbridge.esx.block_watch import BlockWatch, cancel_jobs, dismiss_jobs, no
 from landbridge.esx.faults import Fault
 from landbridge.esx.model import VmConfig
 from landbridge.esx.qmp import Qmp
+from landbridge.esx.vmotion_sides import side_of
 from landbridge.relay import Endpoint, Relay
-
-SIDE = "site"
 
 
 def job_id(key: int) -> str:
@@ -37,7 +36,8 @@ class DiskMirrors:
     async def connect(self, relay: Relay, endpoints: dict[str, Endpoint]) -> None:
         """Connect to the target's exports."""
         nodes = await node_names(self._qmp)
-        paths = {key: await relay.dial(SIDE, endpoints[channel(key)]) for key in self.keys}
+        ways = {key: endpoints[channel(key)] for key in self.keys}
+        paths = {key: await relay.dial(side_of(way), way) for key, way in ways.items()}
         await asyncio.gather(*(self._connect(key, paths[key]) for key in self.keys if node_id(key) not in nodes))
 
     async def mirror(self, tops: dict[int, str], speed: int) -> None:

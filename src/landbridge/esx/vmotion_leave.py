@@ -14,7 +14,7 @@ from landbridge.esx.model import OutgoingVm
 from landbridge.esx.vmotion_control import ControlLost
 from landbridge.esx.vmotion_journal import Journal, Record
 from landbridge.esx.vmotion_link import ControlLink
-from landbridge.esx.vmotion_move import CONTROL, SIDE, Move
+from landbridge.esx.vmotion_move import CONTROL, Move
 from landbridge.relay import Relay
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Departure(Move):
         self.request: OutgoingVm = record.outgoing
         self._link: ControlLink | None = None
         if not record.parted:
-            self._link = ControlLink(relay, SIDE, self.request.endpoints[CONTROL], self.request.vm)
+            self._link = ControlLink(relay, self.request.endpoints[CONTROL], self.request.vm)
         self._task: asyncio.Task[None] | None = None
         self._released = asyncio.Event()
         self._gone = asyncio.Event()

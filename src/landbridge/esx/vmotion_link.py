@@ -6,6 +6,7 @@ from typing import Any
 
 from landbridge.esx.faults import Fault
 from landbridge.esx.vmotion_control import VERSION, ControlClient, ControlLost, Message
+from landbridge.esx.vmotion_sides import side_of
 from landbridge.relay import Endpoint, Relay, RelayError
 
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between attempts; the last one repeats
@@ -14,8 +15,8 @@ _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between attempts; the last 
 class ControlLink:
     """Keeps a connection to the target for as long as the move lasts: one that sees nobody for long gives up."""
 
-    def __init__(self, relay: Relay, side: str, endpoint: Endpoint, vm: str) -> None:
-        self._relay, self._side, self._endpoint, self._vm = relay, side, endpoint, vm
+    def __init__(self, relay: Relay, endpoint: Endpoint, vm: str) -> None:
+        self._relay, self._endpoint, self._vm = relay, endpoint, vm
         self._client: ControlClient | None = None
         self._connected = asyncio.Event()
         self._refusal: Fault | None = None
@@ -52,7 +53,7 @@ class ControlLink:
         attempt = 0
         while True:
             try:
-                path = await self._relay.dial(self._side, self._endpoint)
+                path = await self._relay.dial(side_of(self._endpoint), self._endpoint)
                 self._client = await ControlClient.connect(path)
                 try:
                     await self._client.call("hello", 15, version=VERSION, vm=self._vm)

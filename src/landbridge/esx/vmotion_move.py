@@ -13,7 +13,6 @@ from landbridge.relay import Relay, RelayError
 
 _log = logging.getLogger(__name__)
 
-SIDE = "site"
 CONTROL, RAM = "control", "ram"
 
 # What may follow what. IN_DOUBT is only the source's: the target always knows about itself.

@@ -20,7 +20,8 @@ from landbridge.esx.vmotion_disks import DiskMirrors
 from landbridge.esx.vmotion_journal import Journal, Record
 from landbridge.esx.vmotion_leave import PATIENCE_AT_END, Departure
 from landbridge.esx.vmotion_memory import MemoryStream
-from landbridge.esx.vmotion_move import RAM, SIDE
+from landbridge.esx.vmotion_move import RAM
+from landbridge.esx.vmotion_sides import side_of
 from landbridge.esx.vmotion_target import RUNNING
 from landbridge.relay import Relay
 
@@ -186,7 +187,8 @@ class LiveSource(Source):
             jobs = await self._copy_disks(watch)
             self.enter(VmotionPhase.MEMORY)
             if not self._memory.under_way(watch):
-                await self._memory.start(watch, await self.relay.dial(SIDE, self.request.endpoints[RAM]))
+                ram = self.request.endpoints[RAM]
+                await self._memory.start(watch, await self.relay.dial(side_of(ram), ram))
             await self._memory.until_pause(watch, jobs)
             # No step back from here without the guest having stood still: nobody may cancel in between.
             self.enter(VmotionPhase.SWITCHOVER)

@@ -8,6 +8,7 @@ help, and QEMU's own record (`run-states.log`) tells whether that happened, whoe
 import asyncio
 import base64
 import logging
+from pathlib import Path
 from typing import Any, Literal
 
 from landbridge.esx.block_watch import BlockWatch
@@ -19,7 +20,8 @@ from landbridge.esx.vm import VirtualMachine
 from landbridge.esx.vmotion_control import VERSION, ControlServer, Message
 from landbridge.esx.vmotion_disks import channel
 from landbridge.esx.vmotion_journal import Journal, Record, boot_id
-from landbridge.esx.vmotion_move import CONTROL, RAM, SIDE, Move
+from landbridge.esx.vmotion_move import CONTROL, RAM, Move
+from landbridge.esx.vmotion_sides import REMOTE, SITE
 from landbridge.relay import Relay, stream_name
 
 _log = logging.getLogger(__name__)
@@ -90,18 +92,29 @@ class Target(Move):
         return config.model_copy(update={**pinned, "disks": disks})
 
     async def _open_streams(self, qmp: Qmp) -> None:
-        nbd, ram, control = (stream_name(self.id, name) for name in ("nbd", RAM, CONTROL))
+        ram, control = (stream_name(self.id, name) for name in (RAM, CONTROL))
         endpoints = self.record.endpoints
-        endpoints[CONTROL] = self.relay.endpoint(SIDE, control)
-        await self._server.listen(await self.relay.expose(SIDE, control))
-        if self._disks():
-            endpoints.update({channel(key): self.relay.endpoint(SIDE, nbd) for key in self._disks()})
-            await self._export(qmp, str(await self.relay.expose(SIDE, nbd)))
+        endpoints[CONTROL] = self.relay.endpoint(self._side, control)
+        await self._server.listen(await self._expose(control))
+        if disks := {channel(key): stream_name(self.id, channel(key)) for key in self._disks()}:
+            # One NBD server, and a stream for each disk, so that it can be told what went through each.
+            endpoints.update({name: self.relay.endpoint(self._side, stream) for name, stream in disks.items()})
+            first, *others = disks.values()
+            await self._export(qmp, str(await self._expose(first)))
+            for stream in others:
+                await self._expose(stream, beside=first)
         if self.request.mode is VmotionMode.LIVE:
-            endpoints[RAM] = self.relay.endpoint(SIDE, ram)
-            path = await self.relay.expose(SIDE, ram)
+            endpoints[RAM] = self.relay.endpoint(self._side, ram)
+            path = await self._expose(ram)
             await qmp.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
             await qmp.execute("migrate-incoming", uri=f"unix:{path}")
+
+    @property
+    def _side(self) -> str:
+        return REMOTE if self.request.sender_authority else SITE
+
+    async def _expose(self, stream: str, beside: str = "") -> Path:
+        return await self.relay.expose(self._side, stream, self.request.sender_authority, beside)
 
     def _disks(self) -> list[int]:
         return [disk.key for disk in self.request.config.disks if disk.key not in self.request.shared_disks]
@@ -155,7 +168,7 @@ class Target(Move):
         """Be there for the source: after the agent's start, or that of a relay that lost all its streams."""
         if CONTROL in self.record.endpoints:
             stream = self.record.endpoints[CONTROL].name.partition(".")[0]
-            await self._server.listen(await self.relay.expose(SIDE, stream))
+            await self._server.listen(await self._expose(stream))
 
     def _go(self) -> None:
         self._tasks.append(asyncio.create_task(self._guard(), name=f"vmotion guard {self.id}"))

@@ -49,6 +49,16 @@ class Admin:
         rows = [line.split(" ", 2) for line in answer.splitlines() if line.startswith("0x")]
         return {row[1]: row[2] for row in rows if len(row) == 3}
 
+    async def replace_authorities(self, file: Path, pem: str) -> None:
+        """Make `pem` the content of a `ca-file`, for all that use it from their next handshake on."""
+        # What follows `<<` ends at an empty line, which PEM as it is written by a library does not have.
+        answers = [
+            await self.ask(f"set ssl ca-file {file} <<\n{pem.strip()}\n"),
+            await self.ask(f"commit ssl ca-file {file}"),
+        ]
+        if "Success" not in answers[1]:
+            raise AdminError(f"HAProxy did not take the authorities of {file}: {' '.join(answers)}")
+
     async def pid(self) -> int:
         for line in (await self.ask("show info")).splitlines():
             if line.startswith("Pid: "):

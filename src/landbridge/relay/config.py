@@ -20,6 +20,10 @@ class Side:
     """A network the relay is on: it listens there, and goes out there, as `identity`.
 
     Streams exposed on this side are called `<stream>.<suffix>`; the identity's certificate carries `*.<suffix>`.
+
+    On a `foreign` side the peers are of other sites: an authority comes with each stream, and only those of streams
+    that are open count. A side that `passes` also leads streams on to other relays without opening them: their TLS
+    is between the relays at their ends.
     """
 
     name: str
@@ -27,6 +31,8 @@ class Side:
     port: int
     identity: Identity
     suffix: str
+    foreign: bool = False
+    passes: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,19 @@ class Layout:
         """The map from a name asked for on `side` to the slot it goes to."""
         return self.directory / f"{side}.map"
 
+    def passing(self, side: str) -> Path:
+        """The same for names that pass `side` unopened."""
+        return self.directory / f"{side}-passing.map"
+
+    def peers(self, side: str) -> Path:
+        """The authorities whose certificates count on a foreign side, PEM."""
+        return self.directory / f"{side}-peers.pem"
+
+    @property
+    def vouchers(self) -> Path:
+        """For each stream on a foreign side, the authority that came with it (JSON)."""
+        return self.directory / "vouchers.json"
+
     def socket(self, slot: str) -> Path:
         return self.directory / slot
 
@@ -68,12 +87,17 @@ def outbound_slots(side: str, count: int) -> list[str]:
     return [f"{side}{number:03}" for number in range(count)]
 
 
+def passing_slots(side: str, count: int) -> list[str]:
+    return [f"pass-{side}{number:03}" for number in range(count)]
+
+
 def render(layout: Layout, sides: list[Side], slots: int) -> str:
     """The whole configuration file; it changes when an identity's certificate does, so that a restart is seen due."""
     parts = [_head(layout)]
     parts += [_listener(layout, side) for side in sides]
     parts += [f"backend {slot}\n  server s unix@{layout.socket(slot)}\n" for slot in inbound_slots(slots)]
     parts += [_outbound(layout, side, slots) for side in sides]
+    parts += [_passage(layout, side, slots) for side in sides if side.passes]
     return "\n".join(parts)
 
 
@@ -123,9 +147,10 @@ backend {BYTES_TABLE}
 
 def _listener(layout: Layout, side: Side) -> str:
     # The route is read before a backend is chosen; a name nobody opened ends here.
+    where = f"unix@{layout.socket(_opened(side))} mode 600" if side.passes else f"{side.address}:{side.port} tcp-ut 20s"
     return f"""# {side.name}: certificate {_fingerprint(side.identity)}
 frontend from-{side.name}
-  bind {side.address}:{side.port} tcp-ut 20s ssl crt {side.identity.bundle} ca-file {side.identity.ca} verify required
+  bind {where} ssl crt {side.identity.bundle} ca-file {_authorities(layout, side)} verify required
   tcp-request content set-var(sess.slot) ssl_fc_sni,lower,map_str({layout.routes(side.name)})
   tcp-request content reject if !{{ var(sess.slot) -m found }}
   tcp-request content track-sc0 ssl_fc_sni,lower table {BYTES_TABLE}
@@ -134,7 +159,6 @@ frontend from-{side.name}
 
 
 def _outbound(layout: Layout, side: Side, slots: int) -> str:
-    identity = side.identity
     named = outbound_slots(side.name, slots)
     binds = "\n".join(f"  bind unix@{layout.socket(slot)} mode 600 name {slot}" for slot in named)
     frontend = f"""frontend to-{side.name}
@@ -146,10 +170,43 @@ def _outbound(layout: Layout, side: Side, slots: int) -> str:
     # With SNI set HAProxy checks the peer's certificate against it. `verifyhost` counts only without SNI: then nothing
     # matches. A resumed session would skip the check of the certificate, hence no reuse.
     server = (
-        f"server s 0.0.0.0:1 tcp-ut 20s ssl crt {identity.bundle} ca-file {identity.ca} verify required no-ssl-reuse"
-        f" verifyhost unassigned.invalid sni be_name,map_str({layout.names})"
+        f"server s 0.0.0.0:1 tcp-ut 20s ssl crt {side.identity.bundle} ca-file {_authorities(layout, side)}"
+        f" verify required no-ssl-reuse verifyhost unassigned.invalid sni be_name,map_str({layout.names})"
     )
     return frontend + "".join(f"\nbackend {slot}\n  {server}\n" for slot in named)
+
+
+def _passage(layout: Layout, side: Side, slots: int) -> str:
+    # The name stands in the first TLS record, in the clear. Names of this relay's own are opened here, those that were
+    # announced pass, by splice: the kernel moves the bytes from socket to socket. All others end.
+    own = f"{{ req.ssl_sni,lower -m end .{side.suffix.lower()} }}"
+    known = "{ var(sess.slot) -m found }"
+    frontend = f"""frontend pass-{side.name}
+  bind {side.address}:{side.port} tcp-ut 20s
+  option splice-auto
+  tcp-request inspect-delay 10s
+  tcp-request content reject if !{{ req.ssl_hello_type 1 }}
+  tcp-request content set-var(sess.slot) req.ssl_sni,lower,map_str({layout.passing(side.name)})
+  tcp-request content reject if !{known} !{own}
+  tcp-request content track-sc0 req.ssl_sni,lower table {BYTES_TABLE} if {known}
+  use_backend %[var(sess.slot)] if {known}
+  default_backend {_opened(side)}
+
+backend {_opened(side)}
+  server s unix@{layout.socket(_opened(side))}
+"""
+    return frontend + "".join(
+        f"\nbackend {slot}\n  server s 0.0.0.0:1 tcp-ut 20s\n" for slot in passing_slots(side.name, slots)
+    )
+
+
+def _opened(side: Side) -> str:
+    """The backend, and the socket, of streams that are opened on a side that passes the others."""
+    return f"open-{side.name}"
+
+
+def _authorities(layout: Layout, side: Side) -> Path:
+    return layout.peers(side.name) if side.foreign else side.identity.ca
 
 
 def _fingerprint(identity: Identity) -> str:

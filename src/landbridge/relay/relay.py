@@ -7,12 +7,22 @@ import re
 import secrets
 import select
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from landbridge.relay.admin import Admin, AdminError
-from landbridge.relay.config import BYTES_TABLE, Layout, Side, inbound_slots, outbound_slots, render
+from landbridge.relay.config import (
+    BYTES_TABLE,
+    Layout,
+    Side,
+    inbound_slots,
+    outbound_slots,
+    passing_slots,
+    render,
+)
 from landbridge.relay.endpoint import Endpoint
+from landbridge.relay.vouchers import Vouchers
 
 _STREAM = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 _NAME = re.compile(r"^[a-z0-9.-]{1,253}$")
@@ -50,6 +60,7 @@ class Relay:
         self._sides = {side.name: side for side in sides}
         self._slots = slots
         self._admin = Admin(self._layout.admin)
+        self._vouchers = Vouchers(self._layout)
         self._lock = asyncio.Lock()
         self._reaper: asyncio.Task[int] | None = None
 
@@ -62,6 +73,7 @@ class Relay:
             wanted = render(self._layout, list(self._sides.values()), self._slots)
             if await self._alive():
                 if self._layout.config.exists() and self._layout.config.read_text() == wanted:
+                    await self._stop_trusting()
                     return
                 await self._stop()
             await self._launch(wanted)
@@ -94,8 +106,13 @@ class Relay:
         layout = self._layout
         layout.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         layout.directory.chmod(0o700)
-        for file in [layout.names, *(layout.routes(side) for side in self._sides)]:
+        for file in [layout.names, *(map_file(side) for side in self._sides for map_file in self._inward)]:
             file.write_text("")
+        self._vouchers.clear()
+        for side in self._sides.values():
+            if side.foreign:
+                # HAProxy does not start without one. The site's own is no stranger.
+                layout.peers(side.name).write_text(side.identity.ca.read_text())
         layout.config.write_text(config)
         layout.config.chmod(0o600)
         descriptor = os.open(layout.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -150,18 +167,26 @@ class Relay:
     def endpoint(self, side: str, stream: str) -> Endpoint:
         """How others reach `stream` on `side`."""
         where = self._side(side)
-        return Endpoint(address=where.address, port=where.port, name=f"{_checked(stream)}.{where.suffix}")
+        authority = where.identity.ca.read_text() if where.foreign else ""
+        name = f"{_checked(stream)}.{where.suffix}".lower()
+        return Endpoint(address=where.address, port=where.port, name=name, authority=authority)
 
-    async def expose(self, side: str, stream: str) -> Path:
+    async def expose(self, side: str, stream: str, authority: str = "", beside: str = "") -> Path:
         """Let `stream` in on `side`; returns the UNIX socket where somebody has to listen for it.
 
-        Asked again for the same stream, the answer is the same.
+        `authority` (PEM) vouches for who connects on a foreign side. `beside` names another exposed stream whose socket
+        this one shares. Asked again for the same stream, the answer is the same.
         """
         name = self.endpoint(side, stream).name
         async with self._lock:
+            await self._trust(side, name, authority)
             routes = await self._map(self._layout.routes(side))
             slot = routes.get(name)
-            if slot is None:
+            shared = routes.get(self.endpoint(side, beside).name) if beside else None
+            if slot is None and shared is not None:
+                slot = shared
+                await self._order(f"add map {self._layout.routes(side)} {name} {slot}")
+            elif slot is None:
                 taken = set[str]()
                 for other in self._sides:
                     taken |= set((await self._map(self._layout.routes(other))).values())
@@ -173,23 +198,32 @@ class Relay:
     async def dial(self, side: str, endpoint: Endpoint) -> Path:
         """A UNIX socket that leads to `endpoint`, out of `side`; each connection to it is one of its own.
 
-        Who answers there must show a certificate of the side's authority that carries `endpoint.name`; if not, the
-        connection is closed. Asked again for the same endpoint, the answer is the same.
+        Who answers there must show a certificate that carries `endpoint.name`, of the side's authority, or on a
+        foreign side of the endpoint's; if not, the connection is closed. Asked again, the answer is the same.
         """
+        name = _name(endpoint)
         async with self._lock:
-            return self._layout.socket(await self._outbound(side, endpoint))
+            await self._trust(side, name, endpoint.authority)
+            return self._layout.socket(await self._outbound(outbound_slots(side, self._slots), endpoint))
 
-    async def forward(self, in_side: str, stream: str, out_side: str, to: Endpoint) -> Endpoint:
-        """Lead `stream`, let in on `in_side`, to `to`, out of `out_side`; returns how others reach it."""
-        here = self.endpoint(in_side, stream)
+    async def forward(self, in_side: str, out_side: str, to: Endpoint) -> Endpoint:
+        """Let the stream `to` pass unopened from `in_side` out of `out_side`; returns how others reach it here.
+
+        Both ends of the stream see each other's certificates, and this relay sees neither key nor content.
+        """
+        if not (self._side(in_side).passes and self._side(out_side).passes):
+            raise RelayError(f"streams do not pass from {in_side!r} to {out_side!r} here")
+        here = self._side(in_side)
+        name = _name(to)
         async with self._lock:
-            slot = await self._outbound(out_side, to)
-            routes = await self._map(self._layout.routes(in_side))
-            if routes.get(here.name) not in (None, slot):
-                raise RelayError(f"{here.name} leads elsewhere already: close it first")
-            if here.name not in routes:
-                await self._order(f"add map {self._layout.routes(in_side)} {here.name} {slot}")
-        return here
+            slot = await self._outbound(passing_slots(out_side, self._slots), to)
+            passing = self._layout.passing(in_side)
+            routes = await self._map(passing)
+            if routes.get(name) not in (None, slot):
+                raise RelayError(f"{name} leads elsewhere already: close it first")
+            if name not in routes:
+                await self._order(f"add map {passing} {name} {slot}")
+        return to.model_copy(update={"address": here.address, "port": here.port})
 
     async def close(self, stream: str) -> None:
         """Close a stream by its name or its endpoint's: no new connection, and those it has end.
@@ -199,8 +233,7 @@ class Relay:
         async with self._lock:
             slots = set[str]()
             orders = list[str]()
-            for side in self._sides:
-                file = self._layout.routes(side)
+            for file in [map_file(side) for side in self._sides for map_file in self._inward]:
                 for name, slot in (await self._map(file)).items():
                     if _is(stream, name):
                         orders.append(f"del map {file} {name}")
@@ -212,12 +245,15 @@ class Relay:
             orders += [f"shutdown sessions server {slot}/s" for slot in sorted(slots)]
             if orders:
                 await self._order(*orders)
+            for side, pem in self._vouchers.drop(lambda name: _is(stream, name)).items():
+                await self._vouch(side, pem)
 
     async def streams(self) -> set[str]:
         """The full names of all streams that are open: exposed, forwarded (both names), dialled."""
         names = set((await self._map(self._layout.names)).values())
         for side in self._sides:
-            names |= set(await self._map(self._layout.routes(side)))
+            for map_file in self._inward:
+                names |= set(await self._map(map_file(side)))
         return names
 
     async def counters(self) -> dict[str, Counters]:
@@ -241,18 +277,54 @@ class Relay:
             raise RelayError(f"the relay has no side {name!r}; it has {', '.join(sorted(self._sides))}")
         return side
 
-    async def _outbound(self, side: str, endpoint: Endpoint) -> str:
-        self._side(side)
+    @property
+    def _inward(self) -> tuple[Callable[[str], Path], ...]:
+        """The maps of what may come in on a side."""
+        return self._layout.routes, self._layout.passing
+
+    async def _trust(self, side: str, name: str, authority: str) -> None:
+        """Let peers of `authority` show up for the stream `name`, where the side's own does not vouch for them."""
+        foreign = self._side(side).foreign
+        if bool(authority) != foreign:
+            raise RelayError(
+                f"{name} needs an authority that vouches for its other end"
+                if foreign
+                else f"{name} came with an authority, but side {side!r} has its own"
+            )
+        if not foreign:
+            return
+        try:
+            pem = self._vouchers.add(side, name, authority)
+        except ValueError as error:
+            raise RelayError(f"the authority of {name} is not a certificate authority in PEM: {error}") from error
+        if pem is not None:
+            await self._vouch(side, pem)
+
+    async def _stop_trusting(self) -> None:
+        """Drop authorities whose streams are closed: a process before us may have died in between."""
+        known = await self.streams()
+        for side, pem in self._vouchers.drop(lambda name: name not in known).items():
+            await self._vouch(side, pem)
+
+    async def _vouch(self, side: str, pem: str) -> None:
+        """Make `pem` the authorities of a foreign side; empty: those it had at its start."""
+        pem = pem or self._side(side).identity.ca.read_text()
+        try:
+            await self._admin.replace_authorities(self._layout.peers(side), pem)
+        except AdminError as error:
+            raise RelayError(str(error)) from error
+
+    async def _outbound(self, slots: list[str], endpoint: Endpoint) -> str:
+        """The slot of `slots` that leads to an endpoint."""
         address = ipaddress.ip_address(endpoint.address)
-        name = endpoint.name.lower()
+        name = _name(endpoint)
         if not _NAME.match(name) or not 0 < endpoint.port < 65536:
             raise RelayError(f"{endpoint!r} is not where a stream can be reached")
         names = await self._map(self._layout.names)
-        ours = outbound_slots(side, self._slots)
         for slot, known in names.items():
-            if known == name and slot in ours:
+            if known == name and slot in slots:
                 return slot
-        slot = _free(ours, set(names), "outbound")
+        slot = _free(slots, set(names), "outbound")
         await self._order(
             f"set server {slot}/s addr {address} port {endpoint.port}", f"add map {self._layout.names} {slot} {name}"
         )
@@ -281,6 +353,10 @@ def _checked(stream: str) -> str:
     if not _STREAM.match(stream):
         raise RelayError(f"{stream!r} is no stream name: one DNS label of lower-case letters, digits and hyphens")
     return stream
+
+
+def _name(endpoint: Endpoint) -> str:
+    return endpoint.name.lower()
 
 
 def _is(stream: str, name: str) -> bool:

@@ -92,7 +92,7 @@ async def _relocate(task: TaskHandle, vm: Any, spec: vim.vm.RelocateSpec) -> Non
             await _move_storage(task, vm, plan)
     else:
         with vm.inventory.hosts.expecting(vm.uuid):
-            incoming = _incoming(vm, plan, told.config)
+            incoming = _incoming(vm, plan, told)
             shared = not plan.moves_storage
             await vmotion.run(task, vm.inventory, incoming, vm.uuid, source, plan.host, shared=shared)
             await _arrived(vm, plan.host)
@@ -205,8 +205,8 @@ def _require_media(config: VmConfig, host: Any) -> None:
             )
 
 
-def _incoming(vm: Any, plan: Plan, source: VmConfig) -> IncomingVm:
-    """What the target is asked to receive. `source` is the configuration in the source host's own words."""
+def _incoming(vm: Any, plan: Plan, told: VmState) -> IncomingVm:
+    """What the target is asked to receive. `told` is the VM in the source host's own words."""
     names = plan.host.datastore_names()
     home = names.to_host[plan.home.name]
     shared: dict[str, Any] = {}
@@ -218,7 +218,8 @@ def _incoming(vm: Any, plan: Plan, source: VmConfig) -> IncomingVm:
     return IncomingVm(
         id=uuid.uuid4().hex,
         mode=vmotion.mode_of(vm),
-        source=source,
+        source=told.config,
+        sender_authority=told.sender_authority,
         config=names.config_to_host(plan.config),
         datastore=home,
         disk_datastores={key: name for key, d in plan.disks.items() if (name := names.to_host[d.name]) != home},

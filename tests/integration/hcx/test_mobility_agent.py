@@ -44,13 +44,17 @@ def _config() -> VmConfig:
     )
 
 
+def _authority(site: Site) -> str:
+    return (site.state / "ca" / "ca.pem").read_text()
+
+
 async def _host_relay(site: Site, address: str) -> Relay:
     """What a host agent of the site would have."""
     name = f"esx01.{site.name}"
     directory = site.state / "pki" / "esx"
     who = PeerName(site.name, "esx", name)
     identity = Authority(site.state / "ca").issue(directory, who, dns=[f"*.vmotion.{name}"], addresses=[address])
-    relay = Relay(site.run / "host", [Side("site", address, 8000, identity, f"vmotion.{name}")])
+    relay = Relay(site.run / "host", [Side("remote", address, 8001, identity, f"vmotion.{name}", foreign=True)])
     await relay.start()
     return relay
 
@@ -113,7 +117,7 @@ async def _open(sites: Pair, hosts_relays: Hosts, config: VmConfig, migration: s
             incoming = asyncio.create_task(source.prepare_incoming(request))
             assert (await target.register_vm(shadow.vmx)).power_state is PowerState.ON
             endpoints = {
-                channel: hosts_relays.target.endpoint("site", f"{migration}-{channel}") for channel in CHANNELS
+                channel: hosts_relays.target.endpoint("remote", f"{migration}-{channel}") for channel in CHANNELS
             }
             outgoing = OutgoingVm(
                 id=f"{migration}-t", mode=VmotionMode.LIVE, vm=config.instance_uuid, endpoints=endpoints
@@ -132,9 +136,11 @@ async def test_what_the_source_host_sends_arrives_at_the_target_host(
     endpoints = await _open(sites, hosts_relays, config, migration)
     assert set(endpoints) == set(CHANNELS)
     for channel in CHANNELS:
-        server = await _echo_on(await hosts_relays.target.expose("site", f"{migration}-{channel}"))
+        server = await _echo_on(
+            await hosts_relays.target.expose("remote", f"{migration}-{channel}", _authority(sites.onprem))
+        )
         data = secrets.token_bytes(300_000)
-        assert await _ask(await hosts_relays.source.dial("site", endpoints[channel]), data) == data
+        assert await _ask(await hosts_relays.source.dial("remote", endpoints[channel]), data) == data
         server.close()
     async with sites.onprem.ix() as ours, sites.cloud.ix() as theirs:
         assert (await ours.move(migration)).carried["ram"] >= 300_000
@@ -151,7 +157,7 @@ async def test_what_the_source_host_sends_arrives_at_the_target_host(
         for ix in (ours, theirs):
             await ix.forget(migration)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        await _ask(await hosts_relays.source.dial("site", endpoints["ram"]), b"x")
+        await _ask(await hosts_relays.source.dial("remote", endpoints["ram"]), b"x")
 
 
 async def test_a_move_that_failed_closes_its_streams_and_switches_the_shadow_off(
@@ -174,7 +180,7 @@ async def test_a_move_that_failed_closes_its_streams_and_switches_the_shadow_off
         for ix in (ours, theirs):
             await ix.forget(migration)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        await _ask(await hosts_relays.source.dial("site", endpoints["ram"]), b"x")
+        await _ask(await hosts_relays.source.dial("remote", endpoints["ram"]), b"x")
 
 
 async def test_an_appliance_killed_under_a_move_knows_it_again(
@@ -186,8 +192,8 @@ async def test_an_appliance_killed_under_a_move_knows_it_again(
         site.kill("ix")
         site.start("ix")
         await site.until("ix", site.ix_address)
-    server = await _echo_on(await hosts_relays.target.expose("site", f"{migration}-ram"))
-    assert await _ask(await hosts_relays.source.dial("site", endpoints["ram"]), b"still there") == b"still there"
+    server = await _echo_on(await hosts_relays.target.expose("remote", f"{migration}-ram", _authority(sites.onprem)))
+    assert await _ask(await hosts_relays.source.dial("remote", endpoints["ram"]), b"still there") == b"still there"
     server.close()
     async with sites.onprem.ix() as ours, sites.cloud.ix() as theirs:
         assert (await ours.move(migration)).phase is VmotionPhase.PREPARED
@@ -202,11 +208,13 @@ async def test_a_relay_that_died_comes_back_with_its_streams(
     config, migration = _config(), f"m-{secrets.token_hex(4)}"
     endpoints = await _open(sites, hosts_relays, config, migration)
     os.kill(await Admin(sites.cloud.run / "ix" / "relay" / "admin").pid(), signal.SIGKILL)
-    server = await _echo_on(await hosts_relays.target.expose("site", f"{migration}-control"))
+    server = await _echo_on(
+        await hosts_relays.target.expose("remote", f"{migration}-control", _authority(sites.onprem))
+    )
     async with asyncio.timeout(30):
         while True:
             try:
-                answer = await _ask(await hosts_relays.source.dial("site", endpoints["control"]), b"in doubt?")
+                answer = await _ask(await hosts_relays.source.dial("remote", endpoints["control"]), b"in doubt?")
             except (asyncio.IncompleteReadError, ConnectionError):
                 await asyncio.sleep(0.1)
             else:

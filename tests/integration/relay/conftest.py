@@ -33,7 +33,14 @@ async def make_relay(tmp_path: Path, authority: Authority) -> AsyncIterator[Make
     made: list[Relay] = []
     directories: list[Path] = []
 
-    async def make(name: str, *, sides: tuple[str, ...] = ("site",), signed_by: Authority | None = None) -> Relay:
+    async def make(
+        name: str,
+        *,
+        sides: tuple[str, ...] = ("site",),
+        signed_by: Authority | None = None,
+        foreign: bool = False,
+        passes: bool = False,
+    ) -> Relay:
         built = []
         for number, side in enumerate(sides):
             suffix = f"{side}.{name}"
@@ -41,7 +48,7 @@ async def make_relay(tmp_path: Path, authority: Authority) -> AsyncIterator[Make
                 tmp_path / f"{name}-{side}", PeerName("test", "esx", name), dns=[f"*.{suffix}"]
             )
             address = f"127.0.{number + 1}.{len(made) + 1}"
-            built.append(Side(side, address, free_port(address), identity, suffix))
+            built.append(Side(side, address, free_port(address), identity, suffix, foreign, passes))
         # UNIX sockets need a short path, and tmp_path is not.
         directory = Path(tempfile.mkdtemp(prefix="lbr", dir="/tmp"))
         directories.append(directory)

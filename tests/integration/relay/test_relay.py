@@ -1,9 +1,11 @@
 """The relay against real HAProxy processes."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -57,18 +59,140 @@ async def test_a_stream_goes_from_a_unix_socket_to_a_unix_socket(make_relay: Mak
         await counted(target, target.endpoint("site", stream).name, Counters(len(data), len(data)))
 
 
-async def test_a_chain_of_relays_carries_a_stream(make_relay: MakeRelay, echo: Echo) -> None:
+@dataclass
+class Chain:
+    """Hosts `a` and `b` of two sites that do not trust each other, and the appliances between them."""
+
+    source: Relay
+    near: Relay
+    far: Relay
+    target: Relay
+    source_authority: str
+    target_authority: str
+
+    async def open(self, stream: str = "disk") -> Endpoint:
+        """Let the stream in at the target, and pass the appliances; where the source dials."""
+        at_target = self.target.endpoint("remote", stream)
+        at_far = await self.far.forward("wan", "site", at_target)
+        return await self.near.forward("site", "wan", at_far)
+
+
+@pytest.fixture
+async def chain(make_relay: MakeRelay, tmp_path: Path) -> Chain:
+    here, there = (Authority.create(tmp_path / name, f"site {name}") for name in ("here", "there"))
+    between = ("site", "wan")
+    return Chain(
+        await make_relay("a", sides=("remote",), signed_by=here, foreign=True),
+        await make_relay("ix1", sides=between, signed_by=here, passes=True),
+        await make_relay("ix2", sides=between, signed_by=there, passes=True),
+        await make_relay("b", sides=("remote",), signed_by=there, foreign=True),
+        (tmp_path / "here" / "ca.pem").read_text(),
+        (tmp_path / "there" / "ca.pem").read_text(),
+    )
+
+
+async def test_a_stream_passes_relays_that_hold_none_of_its_keys(chain: Chain, echo: Echo) -> None:
+    await echo(await chain.target.expose("remote", "disk", chain.source_authority))
+    way = await chain.open()
+    assert way.name == "disk.remote.b"
+    assert way.authority == chain.target_authority
+    data = os.urandom(3_000_000)
+    assert await answer_through(await chain.source.dial("remote", way), data) == data
+    for _ in range(200):
+        if (await chain.near.counters())[way.name].received >= len(data):
+            break
+        await asyncio.sleep(0.05)
+    assert (await chain.far.counters())[way.name].received >= len(data)
+    await chain.near.close("disk")
+    assert await answer_through(await chain.source.dial("remote", way)) == b""
+    assert await chain.near.streams() == set()
+    assert await chain.far.streams() == {"disk.remote.b"}
+
+
+async def test_a_passed_stream_is_refused_by_a_target_that_was_told_of_another_authority(
+    chain: Chain, echo: Echo
+) -> None:
+    await echo(await chain.target.expose("remote", "disk", chain.target_authority))
+    assert await answer_through(await chain.source.dial("remote", await chain.open())) == b""
+
+
+async def test_a_passed_stream_is_refused_by_a_source_that_was_told_of_another_authority(
+    chain: Chain, echo: Echo
+) -> None:
+    await echo(await chain.target.expose("remote", "disk", chain.source_authority))
+    way = (await chain.open()).model_copy(update={"authority": chain.source_authority})
+    assert await answer_through(await chain.source.dial("remote", way)) == b""
+
+
+async def test_another_sites_authority_counts_for_as_long_as_its_streams_are_open(chain: Chain, echo: Echo) -> None:
+    for stream in ("one", "two"):
+        await echo(await chain.target.expose("remote", stream, chain.source_authority))
+    ways = [await chain.source.dial("remote", await chain.open(stream)) for stream in ("one", "two")]
+    await chain.target.close("one")
+    assert await answer_through(ways[1]) == b"hello"
+    await chain.target.close("two")
+    # A stream that is open for somebody else does not let in who was trusted for the closed ones.
+    await echo(await chain.target.expose("remote", "two", chain.target_authority))
+    assert await answer_through(ways[1]) == b""
+
+
+async def test_an_authority_left_by_a_killed_owner_no_longer_counts_when_it_is_back(chain: Chain, echo: Echo) -> None:
+    await echo(await chain.target.expose("remote", "disk", chain.source_authority))
+    way = await chain.source.dial("remote", await chain.open())
+    assert await answer_through(way) == b"hello"
+    # As if it had been killed in the middle of closing the stream: the route is gone, the authority not.
+    layout = chain.target._layout
+    await Admin(layout.admin).order(f"del map {layout.routes('remote')} disk.remote.b")
+    await chain.target.start()
+    await Admin(layout.admin).order(f"add map {layout.routes('remote')} disk.remote.b in000")
+    assert await answer_through(way) == b""
+
+
+async def test_what_is_no_authority_is_not_trusted(chain: Chain) -> None:
+    leaf = chain.source._sides["remote"].identity.certificate.read_text()
+    for wrong in (leaf, "show info", f"{chain.source_authority}\n\nshutdown frontend from-remote"[:40]):
+        with pytest.raises(RelayError, match="not a certificate authority"):
+            await chain.target.expose("remote", "disk", wrong)
+    with pytest.raises(RelayError, match="needs an authority"):
+        await chain.target.expose("remote", "disk")
+
+
+async def test_a_name_that_nobody_announced_does_not_pass(chain: Chain, echo: Echo) -> None:
+    await echo(await chain.target.expose("remote", "disk", chain.source_authority))
+    way = await chain.open()
+    await chain.far.close("disk")
+    assert await answer_through(await chain.source.dial("remote", way)) == b""
+
+
+async def test_what_is_no_tls_does_not_pass(chain: Chain, echo: Echo) -> None:
+    await echo(await chain.target.expose("remote", "disk", chain.source_authority))
+    way = await chain.open()
+    async with asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(way.address, way.port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n" * 20)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read(1) == b""
+        writer.close()
+
+
+async def test_a_relay_that_passes_streams_opens_its_own(make_relay: MakeRelay, echo: Echo) -> None:
+    """As the probe of a tunnel needs it."""
+    near = await make_relay("ix1", sides=("wan",), passes=True)
+    far = await make_relay("ix2", sides=("wan",), passes=True)
+    await echo(await far.expose("wan", "probe"))
+    assert await answer_through(await near.dial("wan", far.endpoint("wan", "probe"))) == b"hello"
+    assert await answer_through(await near.dial("wan", far.endpoint("wan", "nobody"))) == b""
+
+
+async def test_streams_may_share_a_socket(make_relay: MakeRelay, echo: Echo) -> None:
     source, target = await make_relay("a"), await make_relay("b")
-    near, far = await make_relay("ix1", sides=("site", "wan")), await make_relay("ix2", sides=("site", "wan"))
-    await echo(await target.expose("site", "t-disk"))
-    at_far = await far.forward("wan", "f-disk", "site", target.endpoint("site", "t-disk"))
-    at_near = await near.forward("site", "n-disk", "wan", at_far)
-    assert at_near.name == "n-disk.site.ix1"
-    assert await answer_through(await source.dial("site", at_near)) == b"hello"
-    assert (await near.counters())["n-disk.site.ix1"].received == 5
-    await near.close("n-disk")
-    assert await answer_through(await source.dial("site", at_near)) == b""
-    assert await near.streams() == set()
+    path = await target.expose("site", "disk-1")
+    await echo(path)
+    assert await target.expose("site", "disk-2", beside="disk-1") == path
+    for stream in ("disk-1", "disk-2"):
+        way = target.endpoint("site", stream)
+        assert await answer_through(await source.dial("site", way)) == b"hello"
+        await counted(target, way.name, Counters(5, 5))
 
 
 async def test_an_unknown_stream_is_refused(make_relay: MakeRelay) -> None:

@@ -22,7 +22,7 @@ from landbridge.esx.model import (
 from landbridge.hcx.ix.events import Kind
 from landbridge.hcx.ix.model import Announcement, Move
 from landbridge.hcx.ix.wan import SITE, WAN, Wan
-from landbridge.relay import RelayError, stream_name
+from landbridge.relay import RelayError
 
 # vCenter waits 60 s for the answer of `incoming`; the managers prepare the target in a second or two.
 _JOIN_TIMEOUT = 50.0
@@ -85,7 +85,7 @@ class Moves:
             raise MoveError("InvalidState", f"vCenter did not ask to move VM {move.vm} here yet")
         if move.endpoints or move.final:
             return move
-        move.endpoints = await self._forward(SITE, WAN, endpoints, migration)
+        move.endpoints = await self._forward(SITE, WAN, endpoints)
         move.towards = endpoints
         await self._save(move)
         return move
@@ -132,10 +132,8 @@ class Moves:
         """Open all streams again, under their names, in a relay that lost them: a move in doubt asks over them."""
         for move in self._moves.values():
             sides = (SITE, WAN) if move.end == "source" else (WAN, SITE)
-            for channel, endpoint in move.endpoints.items():
-                await self._wan.relay.forward(
-                    sides[0], endpoint.name.partition(".")[0], sides[1], move.towards[channel]
-                )
+            for to in move.towards.values():
+                await self._wan.relay.forward(*sides, to)
 
     def busy(self) -> list[str]:
         """Ids of migrations that are not over."""
@@ -197,7 +195,7 @@ class Moves:
         if move is None:
             raise MoveError("NotFound", f"no HCX migration brings VM {request.vm}", 404)
         if move.phase is None:
-            move.endpoints = await self._forward(WAN, SITE, request.endpoints, move.migration)
+            move.endpoints = await self._forward(WAN, SITE, request.endpoints)
             move.towards = request.endpoints
             move.outgoing = request
             move.vmotion = request.id
@@ -277,14 +275,12 @@ class Moves:
         async with self._news:
             self._news.notify_all()
 
-    async def _forward(
-        self, in_side: str, out_side: str, endpoints: dict[str, Endpoint], migration: str
-    ) -> dict[str, Endpoint]:
+    async def _forward(self, in_side: str, out_side: str, endpoints: dict[str, Endpoint]) -> dict[str, Endpoint]:
         relay = self._wan.relay
         opened: dict[str, Endpoint] = {}
         try:
             for channel, endpoint in endpoints.items():
-                opened[channel] = await relay.forward(in_side, stream_name(migration, channel), out_side, endpoint)
+                opened[channel] = await relay.forward(in_side, out_side, endpoint)
         except RelayError as error:
             for endpoint in opened.values():
                 await relay.close(endpoint.name)

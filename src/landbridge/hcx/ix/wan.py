@@ -65,10 +65,12 @@ class Wan:
         if not identity.bundle.exists():
             return
         config = self._config
+        # The hosts' streams pass: their TLS is between the two hosts, whose content the appliance does not see.
+        vmotion, uplink = config.vmotion, config.uplink
         site = Side(
-            SITE, config.vmotion.address, config.vmotion.port, Identity(config.pki_dir), f"vmotion.{config.name}"
+            SITE, vmotion.address, vmotion.port, Identity(config.pki_dir), f"vmotion.{config.name}", passes=True
         )
-        wan = Side(WAN, config.uplink.address, config.uplink.port, identity, f"ix.{config.name}")
+        wan = Side(WAN, uplink.address, uplink.port, identity, f"ix.{config.name}", passes=True)
         config.run_dir.mkdir(parents=True, exist_ok=True)
         relay = Relay(config.run_dir / "relay", [site, wan])
         await relay.start()

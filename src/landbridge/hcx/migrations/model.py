@@ -203,6 +203,8 @@ class TargetVm(BaseModel):
 
     order: TargetOrder
     config: VmConfig
+    # The authority (PEM) that vouches for the source's hosts.
+    sender_authority: str = ""
 
 
 class Findings(BaseModel):
@@ -216,9 +218,13 @@ class Findings(BaseModel):
 
 
 class Requested(BaseModel):
-    """What the source's vCenter asked the appliance to receive; None if it did not within the wait."""
+    """What the source's vCenter asked the appliance to receive; None if it did not within the wait.
+
+    `authority` (PEM) vouches for the hosts of the source's site.
+    """
 
     incoming: IncomingVm | None = None
+    authority: str = ""
 
 
 class Streams(BaseModel):

@@ -34,6 +34,7 @@ from landbridge.hcx.migrations.vmotion import migrate
 from landbridge.hcx.pairing import Pairing
 from landbridge.hcx.store import Store
 from landbridge.hcx.vsphere import VCenter
+from landbridge.pki import Identity
 
 _log = logging.getLogger(__name__)
 # Phases in which the VM may be on its way for good.
@@ -51,7 +52,7 @@ class Migrations:
         self._store = store
         self._pairing = pairing
         self._vcenter = vcenter
-        self.local_source = LocalSource(store, vcenter, ix, mesh)
+        self.local_source = LocalSource(store, vcenter, ix, mesh, Identity(config.pki_dir).ca.read_text())
         self.local_target = LocalTarget(store, vcenter, ix, mesh)
         self._remote_source = RemoteSource(pairing.remote, "source")
         self._remote_target = RemoteTarget(pairing.remote, "target")

@@ -45,11 +45,13 @@ class SourceHalf(Document):
 class LocalSource(Source):
     """The source half in this site's vCenter and appliance."""
 
-    def __init__(self, store: Store, vcenter: VCenter, ix: IxClient, mesh: Mesh) -> None:
+    def __init__(self, store: Store, vcenter: VCenter, ix: IxClient, mesh: Mesh, authority: str) -> None:
+        """`authority` (PEM) vouches for the hosts of this site."""
         self._store = store
         self._vcenter = vcenter
         self._ix = ix
         self._mesh = mesh
+        self._authority = authority
         self._follower = Follower(vcenter)
         self._lock = asyncio.Lock()
 
@@ -118,7 +120,7 @@ class LocalSource(Source):
         move = await self._ix.move(migration)
         if move.incoming is None:
             move = await self._ix.move(migration, seen=move.seq, wait=wait)
-        return Requested(incoming=move.incoming)
+        return Requested(incoming=move.incoming, authority=self._authority)
 
     async def join(self, migration: str, streams: Streams) -> Nothing:
         await self._known(migration)

@@ -14,7 +14,6 @@ from dbos import DBOS
 from pyVmomi import vmodl
 
 from landbridge.esx.client import HostError, HostUnreachable
-from landbridge.esx.model import IncomingVm
 from landbridge.hcx.faults import ApiFault
 from landbridge.hcx.migrations.halves import Nothing
 from landbridge.hcx.migrations.model import (
@@ -23,6 +22,7 @@ from landbridge.hcx.migrations.model import (
     MigrationState,
     MigrationStopped,
     Outcome,
+    Requested,
     Seen,
     SourceOrder,
     Streams,
@@ -125,13 +125,13 @@ async def await_source_request(migration: str) -> None:
     await _incoming(document)
 
 
-async def _incoming(document: Migration) -> IncomingVm:
+async def _incoming(document: Migration) -> Requested:
     deadline = time.monotonic() + _REQUEST_TIMEOUT
     source = _here().source(document)
     while time.monotonic() < deadline:
         answer = await _patiently(lambda: source.requested(document.id, Seen(wait=_REQUEST_WAIT)))
         if answer.incoming is not None:
-            return answer.incoming
+            return answer
     raise MigrationStopped(f"the source's vCenter did not ask its appliance within {_REQUEST_TIMEOUT:.0f} s")
 
 
@@ -143,8 +143,10 @@ async def start_target_relocation(migration: str) -> None:
 
 
 async def _streams(document: Migration) -> Streams:
-    incoming = await _incoming(document)
-    vm = TargetVm(order=_here().target_order(document), config=incoming.source)
+    requested = await _incoming(document)
+    assert requested.incoming is not None
+    config, authority = requested.incoming.source, requested.authority
+    vm = TargetVm(order=_here().target_order(document), config=config, sender_authority=authority)
     return await _patiently(lambda: _here().target(document).prepare(document.id, vm))
 
 

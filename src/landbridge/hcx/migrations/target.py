@@ -250,7 +250,7 @@ def _shadow(vm: TargetVm, place: placing.Place, transit: Transit) -> VmState:
     for port in config.serial_ports:
         port.file = ""
     power = PowerState.OFF if vm.order.mode is VmotionMode.COLD else PowerState.ON
-    return VmState(config=config, vmx=f"{home}/vm.vmx", power_state=power)
+    return VmState(config=config, vmx=f"{home}/vm.vmx", power_state=power, sender_authority=vm.sender_authority)
 
 
 def _register(instance: Any, shadow: VmState, place: placing.Place, transit: Transit) -> str:
