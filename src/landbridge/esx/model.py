@@ -316,6 +316,8 @@ class Progress(Model):
     phase: str = ""
     disk_total: int = 0
     disk_done: int = 0
+    # Of `disk_done`, by the disk's key
+    disks: dict[int, int] = {}
     memory_total: int = 0
     memory_done: int = 0
     # Bytes a second over the last second, and bytes the guest dirties a second.

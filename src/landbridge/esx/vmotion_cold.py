@@ -15,7 +15,7 @@ from landbridge.esx.vmotion_disks import DiskMirrors
 from landbridge.esx.vmotion_source import PATIENCE_AT_START, UNDECIDED, Source
 from landbridge.esx.vmotion_target import RUNNING
 
-_PROGRESS_INTERVAL = 0.2
+_PROGRESS_INTERVAL = 0.5  # seconds
 
 
 class ColdSource(Source):
@@ -59,20 +59,22 @@ class ColdSource(Source):
 
     @contextlib.asynccontextmanager
     async def _measuring(self, disks: DiskMirrors) -> AsyncIterator[None]:
+        async def look() -> None:
+            progress = self.record.progress.model_copy()
+            await disks.measure(progress)
+            progress.rate = max(0, progress.disk_done - self.record.progress.disk_done) / _PROGRESS_INTERVAL
+            self.report(progress)
+
         async def measure() -> None:
             with contextlib.suppress(QmpError, QmpGone, TimeoutError):
                 while True:
-                    done, total = await disks.copied()
-                    before = self.record.progress
-                    rate = (done - before.disk_done) / _PROGRESS_INTERVAL
-                    self.report(before.model_copy(update={"disk_done": done, "disk_total": total, "rate": rate}))
+                    await look()
                     await asyncio.sleep(_PROGRESS_INTERVAL)
 
         meter = asyncio.create_task(measure(), name=f"vmotion progress {self.id}")
         try:
             yield
-            done, total = await disks.copied()
-            self.report(self.record.progress.model_copy(update={"disk_done": done, "disk_total": total}))
+            await look()
         finally:
             meter.cancel()
             await asyncio.wait([meter])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from landbridge.esx.block_watch import BlockWatch, cancel_jobs, dismiss_jobs, node_names
 from landbridge.esx.faults import Fault
-from landbridge.esx.model import VmConfig
+from landbridge.esx.model import Progress, VmConfig
 from landbridge.esx.qmp import Qmp
 from landbridge.esx.vmotion_sides import side_of
 from landbridge.relay import Endpoint, Relay
@@ -93,14 +93,15 @@ class DiskMirrors:
             },
         )
 
-    async def copied(self) -> tuple[int, int]:
-        """Bytes done and bytes in all; the latter grows with what the guest writes meanwhile."""
-        done, total = 0, 0
-        for job in await self._qmp.execute("query-jobs"):
-            if job["id"] in self.jobs:
-                done += job["current-progress"]
-                total += job["total-progress"]
-        return done, max(total, done)
+    async def measure(self, progress: Progress) -> None:
+        """Put bytes done and bytes in all into `progress`; the latter grow with what the guest writes meanwhile."""
+        jobs = {job["id"]: job for job in await self._qmp.execute("query-jobs")}
+        there = {key: jobs[job_id(key)] for key in self.keys if job_id(key) in jobs}
+        total = sum(job["total-progress"] for job in there.values())
+        if total:
+            progress.disks = {key: job["current-progress"] for key, job in there.items()}
+            progress.disk_done = sum(progress.disks.values())
+            progress.disk_total = max(total, progress.disk_done)
 
     async def finish(self, watch: BlockWatch, speed: int) -> None:
         """With the guest standing still, end the mirrors: both sides are equal when this returns.

@@ -57,7 +57,7 @@ class _Handlers:
         chosen = ((await body(request)).get("filter") or {}).get("migrationId")
         if isinstance(chosen, str):
             chosen = [chosen]
-        documents = [doc for doc in await self._service.all() if chosen is None or doc.id in chosen]
+        documents = await (self._service.all() if chosen is None else self._service.known(chosen))
         items = [self._shape(document) for document in documents]
         # Older clients read `rows`, others `items`.
         return plain({"items": items, "rows": items})
@@ -112,9 +112,7 @@ class _Handlers:
                     "progressPercentage": percent,
                     "diskTotalBytes": progress.disk_total,
                     "diskCopyBytes": progress.disk_done,
-                    "diskBytes": {
-                        channel: count for channel, count in progress.carried.items() if channel.startswith("disk")
-                    },
+                    "diskBytes": progress.disks,
                     "memoryTotalBytes": progress.memory_total,
                     "memoryCopyBytes": progress.memory_done,
                     "rate": progress.rate,

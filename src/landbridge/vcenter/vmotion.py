@@ -297,8 +297,8 @@ class _Removed(Exception):  # noqa: N818 - a state of the world more than an err
 def show_progress(task: TaskHandle, vmotion: Vmotion) -> None:
     """Put phase and numbers of a move into the task's description, as message arguments clients can read.
 
-    Keys: phase, diskTotal, diskDone, memoryTotal, memoryDone (bytes), rate, dirtyRate (bytes a second) and, at the
-    end, downtimeMs.
+    Keys: phase; diskTotal, diskDone, disk-<key> for each disk, memoryTotal, memoryDone (bytes); rate, dirtyRate (bytes
+    a second); at the end downtimeMs.
     """
     progress = vmotion.progress
     values: dict[str, Any] = {
@@ -310,6 +310,7 @@ def show_progress(task: TaskHandle, vmotion: Vmotion) -> None:
         "rate": round(progress.rate),
         "dirtyRate": round(progress.dirty_rate),
     }
+    values |= {f"disk-{key}": done for key, done in progress.disks.items()}
     if progress.downtime_ms is not None:
         values["downtimeMs"] = progress.downtime_ms
     arguments = [vmodl.KeyAnyValue(key=key, value=str(value)) for key, value in values.items()]

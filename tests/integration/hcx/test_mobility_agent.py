@@ -143,7 +143,6 @@ async def test_what_the_source_host_sends_arrives_at_the_target_host(
         assert await _ask(await hosts_relays.source.dial("remote", endpoints[channel]), data) == data
         server.close()
     async with sites.onprem.ix() as ours, sites.cloud.ix() as theirs:
-        assert (await ours.move(migration)).carried["ram"] >= 300_000
         await theirs.finish(migration, None)
         await ours.finish(migration, None)
         async with _vcenter(sites.onprem) as source, _vcenter(sites.cloud) as target:

@@ -95,8 +95,6 @@ class Move(Model):
     registered: bool = False
     abort_requested: bool = False
     error: ApiError | None = None
-    # Bytes each channel carried towards the target, read from the relay when asked.
-    carried: dict[str, int] = Field(default={})
 
     @property
     def final(self) -> bool:

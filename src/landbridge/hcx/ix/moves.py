@@ -74,9 +74,8 @@ class Moves:
         return move
 
     async def read(self, migration: str, seen: int, wait: float) -> Move:
-        """A move with the bytes it carried, as soon as its `seq` is beyond `seen`."""
-        move = await self._wait(migration, wait, lambda move: move.seq > seen)
-        return move if move.final else move.model_copy(update={"carried": await self._carried(move)})
+        """A move as soon as its `seq` is beyond `seen`."""
+        return await self._wait(migration, wait, lambda move: move.seq > seen)
 
     async def join(self, migration: str, endpoints: dict[str, Endpoint]) -> Move:
         """Lead the source host's streams to the other appliance, and let `incoming` answer."""
@@ -98,7 +97,6 @@ class Moves:
         move = self._get(migration)
         if move.phase is VmotionPhase.SUCCEEDED or (move.phase is VmotionPhase.FAILED and error is not None):
             return move
-        move.carried = await self._carried(move)
         move.phase = VmotionPhase.FAILED if error else VmotionPhase.SUCCEEDED
         move.error = error
         if error is None and move.end == "source":
@@ -290,13 +288,6 @@ class Moves:
     async def _close_streams(self, move: Move) -> None:
         for endpoint in move.endpoints.values():
             await self._wan.relay.close(endpoint.name)
-
-    async def _carried(self, move: Move) -> dict[str, int]:
-        if not move.endpoints:
-            return {}
-        counters = await self._wan.relay.counters()
-        names = {channel: endpoint.name for channel, endpoint in move.endpoints.items()}
-        return {channel: counters[name].received for channel, name in names.items() if name in counters}
 
 
 def _switch_off(move: Move) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 
 from landbridge.esx.client import HostError, HostUnreachable
 from landbridge.hcx.faults import ApiFault
@@ -14,7 +13,7 @@ from landbridge.hcx.vsphere import VCenterUnreachable
 
 _log = logging.getLogger(__name__)
 _POLL = 20.0  # seconds a long poll may last
-_MEASURE = 0.5  # seconds between readings of what was carried
+_LOOK = 2.0  # seconds between looks whether the source's vCenter wants it given up
 _RETRY = 1.0
 # A site that does not answer stops nothing: its vCenter and hosts go on without the managers.
 _AWAY = (PeerUnreachable, VCenterUnreachable, HostUnreachable, HostError, ApiFault)
@@ -33,14 +32,13 @@ class Carrying:
         self.progress = progress
         self._news = asyncio.Event()
         self._ends: dict[str, HalfState | MigrationStopped] = {}
-        self._measured = (time.monotonic(), 0)
 
     async def run(self) -> bool:
         """True when the target has the VM; MigrationStopped when either half says that it stays at the source."""
         tasks = [
             asyncio.create_task(self._watch("target", self._target), name="carry target"),
             asyncio.create_task(self._watch("source", self._source), name="carry source"),
-            asyncio.create_task(self._measure(), name="carry progress"),
+            asyncio.create_task(self._look(), name="carry look"),
             asyncio.create_task(self._pass_cancel(), name="carry cancel"),
         ]
         try:
@@ -84,9 +82,9 @@ class Carrying:
             self._ends[end] = state
         self._news.set()
 
-    async def _measure(self) -> None:
+    async def _look(self) -> None:
         while True:
-            await asyncio.sleep(_MEASURE)
+            await asyncio.sleep(_LOOK)
             with contextlib.suppress(MigrationStopped, *_AWAY):
                 self._take(await self._source.state(self._migration, Seen()))
 
@@ -102,13 +100,7 @@ class Carrying:
                 return
 
     def _take(self, state: HalfState) -> None:
-        progress = self.progress
-        progress.take(state)
-        now, total = time.monotonic(), sum(progress.carried.values())
-        then, before = self._measured
-        if now - then >= _MEASURE:
-            progress.rate = max(0.0, (total - before) / (now - then))
-            self._measured = (now, total)
+        self.progress.take(state)
         if state.abort_requested and not state.final:
             self._ends["source"] = MigrationStopped(GAVE_UP)
             self._news.set()

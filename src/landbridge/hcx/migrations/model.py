@@ -114,7 +114,7 @@ class InvalidMove(Exception):  # noqa: N818 - a state, not a failure
 
 
 class Progress(BaseModel):
-    """Bytes and rates; `carried` is by channel (`ram`, `disk-2000`, ...), `rate` in bytes a second, times in ms."""
+    """Bytes and rates; `disks` is bytes done by disk (`disk-2000`), `rate` in bytes a second, times in ms."""
 
     percent: int = 0
     phase: str = ""
@@ -122,7 +122,7 @@ class Progress(BaseModel):
     disk_done: int = 0
     memory_total: int = 0
     memory_done: int = 0
-    carried: dict[str, int] = {}
+    disks: dict[str, int] = {}
     rate: float = 0.0
     dirty_rate: float | None = None
     downtime_ms: float | None = None
@@ -131,7 +131,8 @@ class Progress(BaseModel):
         """What the source's half tells that is newer; totals that are not known yet do not undo those that are."""
         detail = state.detail
         self.percent = max(self.percent, state.percent)
-        self.carried = state.carried or self.carried
+        self.disks = {key: int(done) for key, done in detail.items() if key.startswith("disk-")} or self.disks
+        self.rate = float(detail.get("rate", self.rate))
         self.phase = detail.get("phase", self.phase)
         self.disk_total = int(detail.get("diskTotal", 0)) or self.disk_total
         self.disk_done = int(detail.get("diskDone", 0)) or self.disk_done
@@ -253,10 +254,9 @@ class HalfState(BaseModel):
     phase: Literal["running", "succeeded", "failed"] = "running"
     error: str = ""
     percent: int = 0
-    # What the task's description carries beyond the percents: phase, diskTotal, diskDone, memoryTotal, memoryDone
-    # (bytes), rate, dirtyRate (bytes a second), downtimeMs; as vCenter's vMotion puts them there.
+    # What the task's description carries beyond the percents: phase, diskTotal, diskDone, disk-<key>, memoryTotal,
+    # memoryDone (bytes), rate, dirtyRate (bytes a second), downtimeMs; as vCenter's vMotion puts them there.
     detail: dict[str, str] = {}
-    carried: dict[str, int] = {}
     # vCenter wants the move given up, and waits for word of what became of it.
     abort_requested: bool = False
 

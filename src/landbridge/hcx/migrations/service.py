@@ -103,6 +103,11 @@ class Migrations:
     async def all(self) -> list[Migration]:
         return await self._store.all(Migration)
 
+    async def known(self, ids: list[str]) -> list[Migration]:
+        """Those migrations of `ids` that there are."""
+        found = [await self._store.get(Migration, migration) for migration in ids]
+        return [document for document in found if document is not None]
+
     def progress(self, document: Migration) -> Progress:
         """The newest there is: while it is carried it changes faster than it is kept."""
         return self._progress.get(document.id, document.progress)

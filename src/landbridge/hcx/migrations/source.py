@@ -135,7 +135,7 @@ class LocalSource(Source):
         state = await self._follower.state(migration, seen.seq, seen.wait)
         with contextlib.suppress(HostError):
             move = await self._ix.move(migration)
-            return state.model_copy(update={"carried": move.carried, "abort_requested": move.abort_requested})
+            return state.model_copy(update={"abort_requested": move.abort_requested})
         return state
 
     async def cancel(self, migration: str, _: Nothing) -> Nothing:
