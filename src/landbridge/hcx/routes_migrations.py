@@ -57,6 +57,8 @@ class _Handlers:
         chosen = ((await body(request)).get("filter") or {}).get("migrationId")
         if isinstance(chosen, str):
             chosen = [chosen]
+        if chosen is not None and not (isinstance(chosen, list) and all(isinstance(item, str) for item in chosen)):
+            raise ApiFault(400, "Invalid request", "`filter.migrationId` must be an id or a list of ids")
         documents = await (self._service.all() if chosen is None else self._service.known(chosen))
         items = [self._shape(document) for document in documents]
         # Older clients read `rows`, others `items`.
