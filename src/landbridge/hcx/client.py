@@ -65,6 +65,7 @@ class MigrationStatus:
     dirty_rate: float | None
     seconds_left: float | None
     elapsed: float
+    ended: float | None  # seconds since the epoch, by the manager's clock
     silence_ms: float | None
     error: str
     warnings: list[str] = field(default_factory=list)
@@ -95,6 +96,7 @@ class MigrationStatus:
             dirty_rate=progress["dirtyRate"],
             seconds_left=progress["estimatedSecondsLeft"],
             elapsed=job["elapsedSeconds"],
+            ended=job["endDate"] / 1000 if job["endDate"] else None,
             silence_ms=progress["silenceMs"],
             error=info["message"],
             warnings=info["warnings"],
