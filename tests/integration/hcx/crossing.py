@@ -23,7 +23,6 @@ _END = 120.0  # seconds a migration may take
 _CLEAN = 30.0  # seconds the last streams and processes may take to go
 _POLL = 0.05
 _SECTORS = 65536
-_SIDES = ("site", "wan")  # a host has only the first, and HAProxy tells nothing of a map it has not
 _numbers = itertools.count(1)
 
 
@@ -148,8 +147,10 @@ def files(datastore: Path) -> list[Path]:
 async def open_streams(relay: Path) -> list[str]:
     """What a relay has open, by the names on its sides and by the slots it dials from."""
     admin = Admin(relay / "admin")
-    sides = [name for side in _SIDES for name in await admin.map(relay / f"{side}.map")]
-    return [*sides, *(await admin.map(relay / "names.map")).values()]
+    files = await asyncio.to_thread(lambda: list(relay.glob("*.map")))
+    maps = {file.name: await admin.map(file) for file in files}
+    dialled = maps.pop("names.map")
+    return [*(name for names in maps.values() for name in names), *dialled.values()]
 
 
 async def _records(site: Site) -> list[str]:

@@ -6,8 +6,9 @@ imports the programs once and forks one for each order on standard input, a JSON
 `log`, `fate`); it answers with the process id. So a restart is without the seconds that importing takes.
 
 On its way a program passes points, named below. `fate` is a file: its first line is what happens next, and where:
-`kill POINT`, or `hold POINT`, which waits until the file with the suffix `.held` is gone. Without the file, or with
-another point in it, the program is what it always is. Who was killed there is in the file with the suffix `.deaths`.
+`kill POINT`; `hold POINT`, which waits until the file with the suffix `.held` is gone; or `fail POINT`, an exception
+that nobody expects. Without the file, or with another point in it, the program is what it always is. Who was killed
+there is in the file with the suffix `.deaths`.
 """
 
 import asyncio
@@ -46,6 +47,8 @@ async def reach(point: str) -> None:
         with _fate[0].with_suffix(".deaths").open("a") as deaths:
             deaths.write(f"{os.getpid()}\n")
         os.kill(os.getpid(), signal.SIGKILL)
+    if verb == "fail":
+        raise RuntimeError(f"fate at {point}")
     while held.exists():  # noqa: ASYNC110 - what is waited for happens in another process
         await asyncio.sleep(0.02)
 

@@ -93,6 +93,18 @@ async def test_a_connector_killed_at_any_step_brings_the_vm_to_the_target(crossi
     await vm.moved(await vm.ended())
 
 
+@pytest.mark.parametrize("point", ["start_source_relocation:done", "start_target_relocation:called", "carry:called"])
+async def test_what_nobody_foresaw_in_a_step_is_told_and_leaves_the_vm_at_its_source(
+    crossing: MakeCrossing, point: str
+) -> None:
+    vm = await crossing()
+    vm.sites.onprem.fate("hcx").set(f"fail {point}")
+    await vm.start()
+    status = await vm.ended()
+    assert f"RuntimeError: fate at {point}" in status.error
+    await vm.stayed(status)
+
+
 @pytest.mark.parametrize(
     "point",
     [f"target.{verb}:{instant}" for verb in ("prepare", "state", "forget") for instant in ("begun", "done")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dbos import DBOS
 from pyVmomi import vmodl
+from sqlalchemy.exc import SQLAlchemyError
 
 from landbridge.esx.client import HostError, HostUnreachable
 from landbridge.hcx.faults import ApiFault
@@ -88,9 +89,24 @@ async def _until_done(what: str, work: Callable[[], Awaitable[_T]]) -> _T:
         pause = min(pause * 2, _RETRY_LIMIT)
 
 
+async def _kept(work: Callable[[], Awaitable[_T]]) -> _T:
+    """Do what needs the manager's database, again while that is away: a migration does not end for its sake."""
+    while True:
+        try:
+            return await work()
+        except SQLAlchemyError as error:
+            _log.warning("the database, tried again in %.1f s: %s", _RETRY, error)
+        await asyncio.sleep(_RETRY)
+
+
+async def _entered(migration: str, step: str) -> Migration:
+    """The migration, now in `step`."""
+    return await _kept(lambda: _here().enter(migration, step))
+
+
 async def _enter(migration: str, step: str) -> Migration:
     """The migration, now in `step`; MigrationStopped if somebody canceled it."""
-    document = await _here().enter(migration, step)
+    document = await _entered(migration, step)
     if document.cancel:
         raise MigrationStopped("canceled", canceled=True)
     return document
@@ -161,14 +177,14 @@ async def join_streams(migration: str) -> None:
 @DBOS.step()
 async def carry(migration: str) -> bool:
     """Watch both halves until the target's says that the VM is there."""
-    document = await _here().enter(migration, "RELOCATE_PROGRESS")
+    document = await _entered(migration, "RELOCATE_PROGRESS")
     return await _here().carry(document)
 
 
 @DBOS.step()
 async def roll_back(migration: str, reason: str) -> tuple[bool, str]:
     """Take it back; whether the VM runs at the target all the same, which alone knows, and why it does not."""
-    document = await _here().enter(migration, "ROLLBACK")
+    document = await _entered(migration, "ROLLBACK")
     source, target = _here().source(document), _here().target(document)
     if reason != GAVE_UP:  # else its vCenter has stopped it already, and would call it canceled by a user
         await _until_done("canceling at the source", lambda: source.cancel(migration, Nothing()))
@@ -183,19 +199,20 @@ async def roll_back(migration: str, reason: str) -> tuple[bool, str]:
 @DBOS.step()
 async def leave_source(migration: str) -> None:
     """The VM runs at the target: the source's vCenter ends its half and forgets it."""
-    document = await _here().enter(migration, "SOURCE_SIDE_CLEANUP")
+    document = await _entered(migration, "SOURCE_SIDE_CLEANUP")
     source = _here().source(document)
     try:
         end = await _until_done("ending at the source", lambda: source.finish(migration, Outcome()))
-        await _here().note_end(migration, end)
+        await _kept(lambda: _here().note_end(migration, end))
     except MigrationStopped as stop:
-        await _here().warn(migration, stop.message)
+        message = stop.message
+        await _kept(lambda: _here().warn(migration, message))
 
 
 @DBOS.step()
 async def clean_up(migration: str) -> None:
     """Streams and records of both halves go."""
-    document = await _here().enter(migration, "DESTINATION_SIDE_CLEANUP")
+    document = await _entered(migration, "DESTINATION_SIDE_CLEANUP")
     source, target = _here().source(document), _here().target(document)
     await asyncio.gather(
         _until_done("cleaning up at the source", lambda: source.forget(migration, Nothing())),
@@ -206,9 +223,9 @@ async def clean_up(migration: str) -> None:
 @DBOS.step()
 async def conclude(migration: str, moved: bool, error: str, canceled: bool) -> None:
     """Say how it ended."""
+    state = MigrationState.FAILED
     if moved:
-        await _here().conclude(migration, MigrationState.MIGRATED, "")
+        state, error = MigrationState.MIGRATED, ""
     elif canceled:
-        await _here().conclude(migration, MigrationState.CANCELED, "canceled")
-    else:
-        await _here().conclude(migration, MigrationState.FAILED, error)
+        state, error = MigrationState.CANCELED, "canceled"
+    await _kept(lambda: _here().conclude(migration, state, error))

@@ -4,10 +4,14 @@ Each step is kept by DBOS when it is done. A manager that was killed goes on wit
 repeated; how is said in `steps`.
 """
 
+import logging
+
 from dbos import DBOS
 
 from landbridge.hcx.migrations import steps
 from landbridge.hcx.migrations.model import MigrationStopped
+
+_log = logging.getLogger(__name__)
 
 
 @DBOS.workflow(name="migrate")
@@ -24,6 +28,11 @@ async def migrate(migration: str) -> None:
     except MigrationStopped as stopped:
         canceled = stopped.canceled
         runs_at_target, error = await steps.roll_back(migration, stopped.message)
+    except Exception as defect:
+        # Nobody foresaw it, and still the VM must not stay between two sites.
+        _log.exception("migration %s", migration)
+        reason = f"the HCX manager failed, its log says more: {type(defect).__name__}: {defect}"
+        runs_at_target, error = await steps.roll_back(migration, reason)
     if runs_at_target:
         await steps.leave_source(migration)
     await steps.clean_up(migration)
