@@ -159,9 +159,9 @@ class GuestVm:
         login = self.lab.login(site, "vcenter")
         tls = ssl.create_default_context(cafile=str(login.ca))
         where = {"dcPath": self.lab.site(site).datacenter, "dsName": datastore}
-        async with aiohttp.ClientSession(
-            auth=aiohttp.BasicAuth(login.user, login.password), timeout=aiohttp.ClientTimeout(total=_UPLOAD_TIMEOUT)
-        ) as http:
+        headers = {"Authorization": aiohttp.encode_basic_auth(login.user, login.password)}
+        patience = aiohttp.ClientTimeout(total=_UPLOAD_TIMEOUT)
+        async with aiohttp.ClientSession(headers=headers, timeout=patience) as http:
             async with http.put(
                 f"{login.url}/folder/{inside}", params=where, data=_chunks(content), ssl=tls
             ) as response:
