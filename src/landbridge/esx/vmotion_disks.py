@@ -43,9 +43,11 @@ class DiskMirrors:
     async def mirror(self, tops: dict[int, str], speed: int) -> None:
         """Begin to copy and to follow what the guest writes. `tops`: the node of each disk; `speed` bytes/s, 0: any."""
         jobs = {job["id"] for job in await self._qmp.execute("query-jobs")}
+        nodes = await self._qmp.execute("query-named-block-nodes", flat=True)
+        depths = {node["node-name"]: node["backing_file_depth"] for node in nodes}
         for key in self.keys:
             if job_id(key) not in jobs:
-                await self._mirror(key, tops[key], speed)
+                await self._mirror(key, tops[key], speed, layers=depths[tops[key]] + 1)
 
     async def back_up(self, tops: dict[int, str], speed: int) -> None:
         """Begin to copy all disks as they are at this one instant; what the guest writes later does not matter."""
@@ -77,12 +79,14 @@ class DiskMirrors:
             **{"node-name": node_id(key), "discard": "unmap", "detect-zeroes": "unmap"},
         )
 
-    async def _mirror(self, key: int, top: str, speed: int) -> None:
+    async def _mirror(self, key: int, top: str, speed: int, *, layers: int) -> None:
+        # `full` begins with zeroes all over the target. It is a blank disk: that would only make it count as written,
+        # here and on the way to the next host. Of a disk with one layer, `top` copies all there is, without that.
         await self._qmp.execute(
             "blockdev-mirror",
             device=top,
             target=node_id(key),
-            sync="full",
+            sync="top" if layers == 1 else "full",
             speed=speed,
             **{
                 "job-id": job_id(key),
