@@ -93,7 +93,9 @@ async def test_a_connector_killed_at_any_step_brings_the_vm_to_the_target(crossi
     await vm.moved(await vm.ended())
 
 
-@pytest.mark.parametrize("point", ["start_source_relocation:done", "start_target_relocation:called", "carry:called"])
+@pytest.mark.parametrize(
+    "point", ["start_source_relocation:done", "start_target_relocation:called", "join_streams:called"]
+)
 async def test_what_nobody_foresaw_in_a_step_is_told_and_leaves_the_vm_at_its_source(
     crossing: MakeCrossing, point: str
 ) -> None:
