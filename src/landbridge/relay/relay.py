@@ -182,16 +182,9 @@ class Relay:
             await self._trust(side, name, authority)
             routes = await self._map(self._layout.routes(side))
             slot = routes.get(name)
-            shared = routes.get(self.endpoint(side, beside).name) if beside else None
-            if slot is None and shared is not None:
-                slot = shared
-                await self._order(f"add map {self._layout.routes(side)} {name} {slot}")
-            elif slot is None:
-                taken = set[str]()
-                for other in self._sides:
-                    taken |= set((await self._map(self._layout.routes(other))).values())
-                slot = _free(inbound_slots(self._slots), taken, "inbound")
-                self._layout.socket(slot).unlink(missing_ok=True)
+            if slot is None:
+                shared = routes.get(self.endpoint(side, beside).name) if beside else None
+                slot = shared or await self._free_inbound()
                 await self._order(f"add map {self._layout.routes(side)} {name} {slot}")
             return self._layout.socket(slot)
 
@@ -249,7 +242,7 @@ class Relay:
                 await self._vouch(side, pem)
 
     async def streams(self) -> set[str]:
-        """The full names of all streams that are open: exposed, forwarded (both names), dialled."""
+        """The full names of all streams that are open: exposed, forwarded, dialled."""
         names = set((await self._map(self._layout.names)).values())
         for side in self._sides:
             for map_file in self._inward:
@@ -281,6 +274,15 @@ class Relay:
     def _inward(self) -> tuple[Callable[[str], Path], ...]:
         """The maps of what may come in on a side."""
         return self._layout.routes, self._layout.passing
+
+    async def _free_inbound(self) -> str:
+        """An inbound slot that no stream of any side has, and nobody listens on."""
+        taken = set[str]()
+        for side in self._sides:
+            taken |= set((await self._map(self._layout.routes(side))).values())
+        slot = _free(inbound_slots(self._slots), taken, "inbound")
+        self._layout.socket(slot).unlink(missing_ok=True)
+        return slot
 
     async def _trust(self, side: str, name: str, authority: str) -> None:
         """Let peers of `authority` show up for the stream `name`, where the side's own does not vouch for them."""
