@@ -64,6 +64,13 @@ class Crossing:
         await site.dies(part)
         await site.again(part)
 
+    async def killed(self, site: Site, part: str, point: str) -> MigrationStatus:
+        """The end of a migration in which a part was killed at a point and started again."""
+        site.fate(part).set(f"kill {point}")
+        await self.start()
+        await self.dies(site, part)
+        return await self.ended()
+
     async def ended(self) -> MigrationStatus:
         """The migration's end."""
         async with await self.sites.connector_back() as client, asyncio.timeout(_END):

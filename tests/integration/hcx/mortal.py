@@ -11,6 +11,20 @@ import sys
 import time
 from pathlib import Path
 
+# Steps of a relocation, as `mortal_program` names its points: where vCenter goes on after its death, and where it has
+# asked one host and not the other and gives the move up.
+VCENTER_GOES_ON = (
+    "relocate:begun",  # its task is kept, who asked for it has no answer yet
+    "noted.pool",
+    "start_outgoing:done",
+    "vmotion:done",  # it watches
+    "verdict",
+    "arrived:done",
+    "settle:done",
+    "ended.VirtualMachine.relocate",
+)
+VCENTER_GIVES_UP = ("noted.vmotion", "prepare_incoming:done")
+
 _DEATH = 60.0  # seconds within which a program gets where it is to die
 
 

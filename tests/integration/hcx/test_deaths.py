@@ -11,7 +11,7 @@ import pytest
 
 from landbridge.hcx.client import HcxError
 from tests.integration.hcx.crossing import Crossing
-from tests.integration.hcx.mortal import Mortals
+from tests.integration.hcx.mortal import VCENTER_GIVES_UP, VCENTER_GOES_ON, Mortals
 from tests.integration.hcx.sites import Pair
 
 _STEPS = (
@@ -87,10 +87,8 @@ async def crossing(mortal: Pair, hosts: Pair, specs: dict[bool, dict[str, Any]])
 )
 async def test_a_connector_killed_at_any_step_brings_the_vm_to_the_target(crossing: MakeCrossing, point: str) -> None:
     vm = await crossing()
-    vm.sites.onprem.fate("hcx").set(f"kill {point}")
-    await vm.start()
-    await vm.dies(vm.sites.onprem, "hcx")
-    await vm.moved(await vm.ended())
+    status = await vm.killed(vm.sites.onprem, "hcx", point)
+    await vm.moved(status)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +114,8 @@ async def test_a_cloud_manager_killed_in_any_call_at_the_target_ends_it_there(
     crossing: MakeCrossing, point: str
 ) -> None:
     vm = await crossing()
-    vm.sites.cloud.fate("hcx").set(f"kill {point}")
-    await vm.start()
-    await vm.dies(vm.sites.cloud, "hcx")
-    await vm.moved(await vm.ended())
+    status = await vm.killed(vm.sites.cloud, "hcx", point)
+    await vm.moved(status)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +131,8 @@ async def test_a_cloud_manager_killed_in_any_call_at_the_source_ends_it_at_the_t
     crossing: MakeCrossing, point: str
 ) -> None:
     vm = await crossing(back=True)
-    vm.sites.cloud.fate("hcx").set(f"kill {point}")
-    await vm.start()
-    await vm.dies(vm.sites.cloud, "hcx")
-    await vm.moved(await vm.ended())
+    status = await vm.killed(vm.sites.cloud, "hcx", point)
+    await vm.moved(status)
 
 
 @pytest.mark.parametrize("instant", ["begun", "done"])
@@ -186,39 +180,22 @@ async def test_a_manager_killed_while_a_canceled_migration_is_taken_back_leaves_
 
 
 @pytest.mark.parametrize("site", ["onprem", "cloud"])
-@pytest.mark.parametrize(
-    "point",
-    [
-        "relocate:begun",  # its task is kept, who asked for it has no answer yet
-        "noted.pool",
-        "start_outgoing:done",
-        "vmotion:done",  # it watches
-        "verdict",
-        "arrived:done",
-        "settle:done",
-        "ended.VirtualMachine.relocate",
-    ],
-)
+@pytest.mark.parametrize("point", VCENTER_GOES_ON)
 async def test_a_vcenter_killed_at_a_step_of_its_relocation_goes_on_and_the_vm_moves(
     crossing: MakeCrossing, site: str, point: str
 ) -> None:
     vm = await crossing()
-    vm.sites.site(site).fate("vcenter").set(f"kill {point}")
-    await vm.start()
-    await vm.dies(vm.sites.site(site), "vcenter")
-    await vm.moved(await vm.ended())
+    status = await vm.killed(vm.sites.site(site), "vcenter", point)
+    await vm.moved(status)
 
 
 @pytest.mark.parametrize("site", ["onprem", "cloud"])
-@pytest.mark.parametrize("point", ["noted.vmotion", "prepare_incoming:done"])
+@pytest.mark.parametrize("point", VCENTER_GIVES_UP)
 async def test_a_vcenter_killed_between_asking_one_host_and_the_other_leaves_the_vm_at_its_source(
     crossing: MakeCrossing, site: str, point: str
 ) -> None:
     vm = await crossing()
-    vm.sites.site(site).fate("vcenter").set(f"kill {point}")
-    await vm.start()
-    await vm.dies(vm.sites.site(site), "vcenter")
-    status = await vm.ended()
+    status = await vm.killed(vm.sites.site(site), "vcenter", point)
     assert "vCenter gave the move up" in status.error, status
     assert "canceled by a user" not in status.error, status
     await vm.stayed(status)
@@ -233,10 +210,8 @@ async def test_a_vcenter_killed_while_a_shadow_comes_or_goes_is_waited_for(
     crossing: MakeCrossing, site: str, point: str
 ) -> None:
     vm = await crossing()
-    vm.sites.site(site).fate("vcenter").set(f"kill {point}")
-    await vm.start()
-    await vm.dies(vm.sites.site(site), "vcenter")
-    await vm.moved(await vm.ended())
+    status = await vm.killed(vm.sites.site(site), "vcenter", point)
+    await vm.moved(status)
 
 
 @pytest.mark.parametrize("instant", ["begun", "done"])

@@ -18,7 +18,7 @@ from landbridge.esx.process import lock_holder
 from landbridge.pki import Authority
 from tests.integration.esx.hosts import TestHost, running_hosts
 from tests.integration.hcx.crossing import boot_sector, files, open_streams, until, until_async, whole_numbers
-from tests.integration.hcx.mortal import Fate, Mortals
+from tests.integration.hcx.mortal import VCENTER_GIVES_UP, VCENTER_GOES_ON, Fate, Mortals
 
 from .site import _UP, Site, Vcenter, wait
 
@@ -152,7 +152,7 @@ async def _killed(mortal: tuple[Site, MortalVcenter], name: str, point: str) -> 
     return tasks[-1]
 
 
-@pytest.mark.parametrize("point", ["noted.vmotion", "prepare_incoming:done"])
+@pytest.mark.parametrize("point", VCENTER_GIVES_UP)
 async def test_a_vcenter_killed_between_asking_one_host_and_the_other_leaves_the_vm_where_it_was(
     mortal: tuple[Site, MortalVcenter], site: Site, point: str
 ) -> None:
@@ -166,19 +166,7 @@ async def test_a_vcenter_killed_between_asking_one_host_and_the_other_leaves_the
     _whole(site, await _lives_on(site, name, 1), 1)
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "relocate:begun",  # its task is kept, who asked for it has no answer yet
-        "noted.pool",
-        "start_outgoing:done",
-        "vmotion:done",  # it watches
-        "verdict",
-        "arrived:done",
-        "settle:done",
-        "ended.VirtualMachine.relocate",
-    ],
-)
+@pytest.mark.parametrize("point", VCENTER_GOES_ON)
 async def test_a_vcenter_killed_at_a_step_of_a_move_goes_on_with_it(
     mortal: tuple[Site, MortalVcenter], site: Site, point: str
 ) -> None:
