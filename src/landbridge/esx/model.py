@@ -7,6 +7,7 @@ datastore paths, `[datastore1] web01/web01.vmdk`.
 """
 
 import re
+import uuid
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -240,6 +241,13 @@ class PortGroup(Model):
     key: str
     name: str
     vlan: int = Field(default=0, ge=0, le=4094, description="0: untagged")
+    # The logical switch's UUID if NSX realises the group as a segment; then there is no VLAN.
+    segment: str = ""
+
+
+def vif_id(instance_uuid: str, nic: int) -> str:
+    """What OVN and NSX know a virtual NIC by: the same on every host, from the VM's instance UUID and the NIC's key."""
+    return str(uuid.uuid5(uuid.UUID(instance_uuid), f"vif-{nic}"))
 
 
 # --------------------------------------------------------------------------------------------- requests

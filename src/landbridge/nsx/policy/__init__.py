@@ -1,0 +1,1 @@
+"""The Policy API's side: object model, store, rules about references, search, the HTTPS server."""
