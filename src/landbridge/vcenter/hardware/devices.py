@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pyVmomi import vim
 
-from landbridge.esx.model import Cdrom, Controller, ControllerType, Disk, Nic, NicType, SerialPort, VmConfig
+from landbridge.esx.model import Cdrom, Controller, ControllerType, Disk, Nic, NicType, SerialPort, VmConfig, vif_id
 from landbridge.vcenter.hardware.networks import Networks, nic_backing
 
 _device = vim.vm.device
@@ -60,7 +60,7 @@ def virtual_devices(
     devices += [_controller(c, on_controller) for c in config.controllers if c.type is not ControllerType.IDE]
     devices += [_cdrom(c, index, running, datastore) for index, c in enumerate(config.cdroms, 1)]
     devices += [_disk(d, index, datastore) for index, d in enumerate(config.disks, 1)]
-    devices += [_nic(n, index, networks, running) for index, n in enumerate(config.nics, 1)]
+    devices += [_nic(config, n, index, networks, running) for index, n in enumerate(config.nics, 1)]
     devices += [_serial(s, index, running, datastore) for index, s in enumerate(config.serial_ports, 1)]
     return devices
 
@@ -202,7 +202,9 @@ def _cdrom(
     )
 
 
-def _nic(nic: Nic, index: int, networks: Networks, running: bool) -> vim.vm.device.VirtualEthernetCard:
+def _nic(
+    config: VmConfig, nic: Nic, index: int, networks: Networks, running: bool
+) -> vim.vm.device.VirtualEthernetCard:
     group = networks.by_key(nic.network) if nic.network else None
     device: vim.vm.device.VirtualEthernetCard = NIC_TYPES[nic.type](
         key=nic.key,
@@ -214,6 +216,7 @@ def _nic(nic: Nic, index: int, networks: Networks, running: bool) -> vim.vm.devi
         addressType="assigned",
         macAddress=nic.mac,
         wakeOnLanEnabled=True,
+        externalId=vif_id(config.instance_uuid, nic.key) if group is not None and group.segment else None,
     )
     return device
 

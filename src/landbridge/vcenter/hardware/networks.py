@@ -13,6 +13,8 @@ class PortGroupView:
     key: str
     name: str
     switch_uuid: str
+    # Whether NSX realises it: then a NIC on it has a VIF.
+    segment: bool = False
 
 
 class Networks(Protocol):

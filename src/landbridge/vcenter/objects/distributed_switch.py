@@ -14,7 +14,7 @@ from landbridge.vcenter.hardware.config_info import moment
 from landbridge.vcenter.hardware.device_faults import invalid_argument, not_supported
 from landbridge.vcenter.managed import Entity
 from landbridge.vcenter.naming import written_name
-from landbridge.vcenter.objects.network import DistributedVirtualPortgroup, vlan_of
+from landbridge.vcenter.objects.network import DistributedVirtualPortgroup, segment_of, vlan_of
 
 log = logging.getLogger(__name__)
 _vmware = vim.dvs.VmwareDistributedVirtualSwitch
@@ -166,18 +166,23 @@ class DistributedVirtualSwitch(Entity):
         return await self.inventory.tasks.start(call, self, "DistributedVirtualSwitch.addPortgroup", work)
 
     async def _add_groups(self, specs: list[Any]) -> list[DistributedVirtualPortgroup]:
-        wanted = [(written_name(spec.name), vlan_of(spec), spec.description or "") for spec in specs]
-        for name, _, _ in wanted:
-            self.refuse_duplicate(name)
-        added = []
-        for name, vlan, description in wanted:
-            facts = {
-                "name": name,
+        wanted = [
+            {
+                "name": written_name(spec.name),
                 "parent": self.facts["parent"],
                 "switch": self.moid,
-                "vlan": vlan,
-                "description": description,
+                "vlan": vlan_of(spec),
+                "description": spec.description or "",
+                "segment": segment_of(spec),
             }
+            for spec in specs
+        ]
+        for facts in wanted:
+            if facts["segment"] and facts["vlan"]:
+                raise invalid_argument("spec.defaultPortConfig.vlan", f"{facts['name']} is an NSX segment: no VLAN")
+            self.refuse_duplicate(facts["name"])
+        added = []
+        for facts in wanted:
             group = DistributedVirtualPortgroup(
                 self.inventory, self.inventory.new_moid(DistributedVirtualPortgroup.prefix), facts
             )

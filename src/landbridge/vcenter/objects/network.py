@@ -15,7 +15,10 @@ _vmware = vim.dvs.VmwareDistributedVirtualSwitch
 
 
 class DistributedVirtualPortgroup(Entity):
-    """A distributed port group. Its key, by which hosts know it, is its moId. Facts: switch, vlan, description."""
+    """A distributed port group. Its key, by which hosts know it, is its moId.
+
+    Facts: switch, vlan, description; for a group that NSX realises `segment`, a dict of what NSX said of it.
+    """
 
     kind = vim.dvs.DistributedVirtualPortgroup
     prefix = "dvportgroup"
@@ -32,13 +35,20 @@ class DistributedVirtualPortgroup(Entity):
         """The distributed switch it is on."""
         return self.inventory.get(self.facts["switch"])
 
+    @property
+    def segment(self) -> dict[str, str]:
+        """What NSX said of the segment behind it, by the API's names; empty if there is none."""
+        found: dict[str, str] = self.facts.get("segment") or {}
+        return found
+
     def model(self) -> PortGroup:
         """As hosts know it."""
-        return PortGroup(key=self.moid, name=self.name, vlan=self.facts["vlan"])
+        segment = self.segment.get("logicalSwitchUuid", "")
+        return PortGroup(key=self.moid, name=self.name, vlan=self.facts["vlan"], segment=segment)
 
     def view(self) -> PortGroupView:
         """As NICs' backings name it."""
-        return PortGroupView(self.moid, self.name, self.switch.uuid)
+        return PortGroupView(self.moid, self.name, self.switch.uuid, segment=bool(self.segment))
 
     def vms(self) -> list[Any]:
         """VMs with an adapter on it."""
@@ -55,6 +65,10 @@ class DistributedVirtualPortgroup(Entity):
     ) -> vim.Task:
         call.require("DVPortgroup.Modify", self)
         vlan = vlan_of(spec, self.facts["vlan"])
+        if segment_of(spec) != self.segment and spec.backingType is not None:
+            raise not_supported("To give a port group another segment")
+        if self.segment and vlan:
+            raise invalid_argument("spec.defaultPortConfig.vlan", f"{self.name} is an NSX segment: it has no VLAN")
 
         async def work(_: Any) -> None:
             if spec.name and written_name(spec.name) != self.name:
@@ -114,6 +128,7 @@ class DistributedVirtualPortgroup(Entity):
 
     def _config(self) -> vim.dvs.DistributedVirtualPortgroup.ConfigInfo:
         vlan = _vmware.VlanIdSpec(inherited=False, vlanId=self.facts["vlan"])
+        segment = self.segment
         return vim.dvs.DistributedVirtualPortgroup.ConfigInfo(
             key=self.moid,
             name=self.name,
@@ -122,7 +137,8 @@ class DistributedVirtualPortgroup(Entity):
             defaultPortConfig=_vmware.VmwarePortConfigPolicy(vlan=vlan),
             description=self.facts.get("description", ""),
             type="earlyBinding",
-            backingType="standard",
+            backingType="nsx" if segment else "standard",
+            **segment,
             policy=vim.dvs.DistributedVirtualPortgroup.PortgroupPolicy(
                 blockOverrideAllowed=False,
                 shapingOverrideAllowed=False,
@@ -150,6 +166,26 @@ def vlan_of(spec: vim.dvs.DistributedVirtualPortgroup.ConfigSpec, default: int =
     if not 0 <= vlan.vlanId <= 4094:
         raise invalid_argument("spec.defaultPortConfig.vlan", f"{vlan.vlanId} is not a VLAN from 0 to 4094")
     return int(vlan.vlanId)
+
+
+_SEGMENT_FIELDS = ("logicalSwitchUuid", "segmentId", "transportZoneUuid", "transportZoneName")
+
+
+def segment_of(spec: vim.dvs.DistributedVirtualPortgroup.ConfigSpec) -> dict[str, str]:
+    """The NSX segment a specification names, by the API's field names; empty for a standard port group.
+
+    InvalidArgument for one without the logical switch, or a standard one with it.
+    """
+    named = {name: value for name in _SEGMENT_FIELDS if (value := getattr(spec, name))}
+    if spec.backingType in (None, "standard"):
+        if named:
+            raise invalid_argument("spec.backingType", f"{', '.join(named)} need a port group of backing type nsx")
+        return {}
+    if spec.backingType != "nsx":
+        raise invalid_argument("spec.backingType", f"{spec.backingType!r} is neither standard nor nsx")
+    if not {"logicalSwitchUuid", "segmentId"} <= named.keys():
+        raise invalid_argument("spec.logicalSwitchUuid", "a port group of NSX names its logical switch and segment")
+    return named
 
 
 class InventoryNetworks:

@@ -3,12 +3,14 @@
 import contextlib
 import os
 import subprocess
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from pyVmomi import vim, vmodl
 
+from landbridge.esx.model import vif_id
 from tests.integration.esx.hosts import Place, tool
 
 from .site import Site, added, running_site, wait
@@ -101,6 +103,43 @@ def test_a_vm_is_plugged_into_a_port_group_that_then_can_not_go(wired: Site, swi
     wait(vm.Destroy_Task())
     wait(group.Destroy_Task())
     assert group not in switch.portgroup
+
+
+def _segment_spec(name: str, **fields: str) -> Any:
+    return vim.dvs.DistributedVirtualPortgroup.ConfigSpec(name=name, type="earlyBinding", backingType="nsx", **fields)
+
+
+async def test_a_segment_of_nsx_is_a_port_group_whose_nics_have_vifs(wired: Site, switch: Any) -> None:
+    logical = str(uuid.uuid4())
+    group = wait(
+        switch.CreateDVPortgroup_Task(
+            _segment_spec(
+                "web", logicalSwitchUuid=logical, segmentId="/infra/segments/web", transportZoneName="overlay"
+            )
+        )
+    )
+    config = group.config
+    assert (config.backingType, config.logicalSwitchUuid, config.segmentId) == ("nsx", logical, "/infra/segments/web")
+    told = {each.name: each for each in await wired.agents[0].client.port_groups()}
+    assert (told["web"].segment, told["web"].vlan) == (logical, 0)
+    vm = wired.create()
+    wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[added(_nic(switch, group))])))
+    nic: Any = next(d for d in vm.config.hardware.device if isinstance(d, vim.vm.device.VirtualVmxnet3))
+    assert nic.externalId == vif_id(vm.config.instanceUuid, nic.key)
+    with pytest.raises(vmodl.fault.InvalidArgument):
+        wait(group.ReconfigureDVPortgroup_Task(_group_spec("web", 7)))
+    wait(vm.Destroy_Task())
+    wait(group.Destroy_Task())
+
+
+def test_port_groups_of_nsx_that_are_half_said_are_refused(switch: Any) -> None:
+    for spec in (
+        _segment_spec("half", segmentId="/infra/segments/web"),
+        vim.dvs.DistributedVirtualPortgroup.ConfigSpec(name="half", segmentId="/infra/segments/web"),
+    ):
+        with pytest.raises(vmodl.fault.InvalidArgument):
+            wait(switch.CreateDVPortgroup_Task(spec))
+    assert "half" not in {group.name for group in switch.portgroup}
 
 
 def test_networks_that_can_not_be_are_refused(wired: Site, switch: Any) -> None:
