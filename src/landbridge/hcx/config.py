@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from landbridge.vmodl.client import VCenterLogin
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -33,15 +35,6 @@ class Administrator(_Section):
     password_file: Path
 
 
-class VCenterLogin(_Section):
-    """The vCenter this manager belongs to."""
-
-    url: str
-    user: str
-    password_file: Path
-    ca_file: Path
-
-
 class IxAddress(_Section):
     """The interconnect appliance of this site."""
 
@@ -64,6 +57,7 @@ class ManagerConfig(_Section):
     listen: Address
     database: Database = Database()
     administrator: Administrator
+    # The vCenter this manager belongs to.
     vcenter: VCenterLogin
     ix: IxAddress
     # A session nobody uses for this long is over (seconds).

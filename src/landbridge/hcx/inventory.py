@@ -5,6 +5,8 @@ from typing import Any
 from pydantic import BaseModel
 from pyVmomi import vim, vmodl
 
+from landbridge.vmodl.client import collect
+
 
 class NicFacts(BaseModel):
     """A NIC: its device key, MAC and the network it is on (moRef and name; empty if on none)."""
@@ -32,29 +34,6 @@ class VmFacts(BaseModel):
     memory_mib: int = 0
     committed: int = 0
     hardware_version: str = ""
-
-
-def collect(instance: Any, kind: Any, paths: list[str]) -> list[dict[str, Any]]:
-    """Properties of every object of a kind: `obj` and one entry per path that has a value."""
-    content = instance.content
-    view = content.viewManager.CreateContainerView(content.rootFolder, [kind], True)
-    query = vmodl.query.PropertyCollector
-    try:
-        traversal = query.TraversalSpec(name="view", path="view", skip=False, type=vim.view.ContainerView)
-        spec = query.FilterSpec(
-            objectSet=[query.ObjectSpec(obj=view, skip=True, selectSet=[traversal])],
-            propSet=[query.PropertySpec(type=kind, pathSet=paths)],
-        )
-        page = content.propertyCollector.RetrievePropertiesEx([spec], query.RetrieveOptions())
-        objects = []
-        while page is not None:
-            objects += page.objects
-            if not page.token:
-                break
-            page = content.propertyCollector.ContinueRetrievePropertiesEx(page.token)
-    finally:
-        view.DestroyView()
-    return [{"obj": item.obj, **{change.name: change.val for change in item.propSet}} for item in objects]
 
 
 def find(instance: Any, kind: Any, moid: str = "", name: str = "") -> Any:

@@ -14,8 +14,8 @@ from landbridge.hcx.migrations.service import Migrations
 from landbridge.hcx.pairing import Pairing
 from landbridge.hcx.sessions import Sessions
 from landbridge.hcx.store import Store
-from landbridge.hcx.vsphere import VCenter
 from landbridge.pki import Identity
+from landbridge.vmodl.client import VCenter
 
 _log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from pyVmomi import vim
 from landbridge.esx.client import HostError, HostUnreachable
 from landbridge.esx.model import Endpoint
 from landbridge.hcx.config import IxAddress
-from landbridge.hcx.inventory import about, collect
+from landbridge.hcx.inventory import about
 from landbridge.hcx.ix.client import IxClient
 from landbridge.hcx.ix.model import ProbeResult
-from landbridge.hcx.vsphere import VCenter, fault_text
+from landbridge.vmodl.client import VCenter, collect, fault_text
 
 _TASK_TIMEOUT = 180.0  # seconds; adding a host takes one or two
 _PROBE_KEPT = 2.0  # seconds a measurement answers for

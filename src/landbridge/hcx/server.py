@@ -15,8 +15,8 @@ from landbridge.hcx.mesh import MeshError
 from landbridge.hcx.pairing import Pairing
 from landbridge.hcx.peer import Peer, PeerUnreachable
 from landbridge.hcx.sessions import Sessions
-from landbridge.hcx.vsphere import VCenterUnreachable
 from landbridge.relay import RelayError
+from landbridge.vmodl.client import VCenterUnreachable
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=BaseModel)

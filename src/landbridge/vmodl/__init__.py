@@ -1,1 +1,1 @@
-"""The vSphere wire protocol on pyVmomi's type registry: SOAP in, typed calls out. It knows no inventory."""
+"""The vSphere wire protocol on pyVmomi's type registry: SOAP in, typed calls out; a client. It knows no inventory."""

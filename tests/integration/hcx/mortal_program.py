@@ -113,7 +113,7 @@ def _mortal_manager() -> None:
     from landbridge.hcx.migrations.service import Migrations
     from landbridge.hcx.migrations.source import LocalSource
     from landbridge.hcx.migrations.target import LocalTarget
-    from landbridge.hcx.vsphere import VCenter
+    from landbridge.vmodl.client import VCenter
 
     halves: tuple[tuple[Any, str, Any], ...] = (
         (LocalSource, "source", SOURCE_VERBS),

@@ -9,7 +9,7 @@ from landbridge.hcx.faults import ApiFault
 from landbridge.hcx.migrations.halves import Nothing, Source, Target
 from landbridge.hcx.migrations.model import GAVE_UP, HalfState, MigrationStopped, Progress, Seen
 from landbridge.hcx.peer import PeerUnreachable
-from landbridge.hcx.vsphere import VCenterUnreachable
+from landbridge.vmodl.client import VCenterUnreachable
 
 _log = logging.getLogger(__name__)
 _POLL = 20.0  # seconds a long poll may last

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pyVmomi import vmodl
 
 from landbridge.hcx.migrations.model import HalfState
-from landbridge.hcx.vsphere import VCenter, VCenterUnreachable, fault_text
+from landbridge.vmodl.client import VCenter, VCenterUnreachable, fault_text
 
 _log = logging.getLogger(__name__)
 _RETRY = 1.0  # seconds between attempts while vCenter does not answer

@@ -5,9 +5,10 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from landbridge.hcx.inventory import collect, find, port_group_key
+from landbridge.hcx.inventory import find, port_group_key
 from landbridge.hcx.mesh import Transit
 from landbridge.hcx.migrations.model import Findings, Placement, TargetOrder
+from landbridge.vmodl.client import collect
 
 
 class NoPlace(Exception):  # noqa: N818 - what validation finds

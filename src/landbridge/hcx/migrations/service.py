@@ -33,8 +33,8 @@ from landbridge.hcx.migrations.target import LocalTarget
 from landbridge.hcx.migrations.vmotion import migrate
 from landbridge.hcx.pairing import Pairing
 from landbridge.hcx.store import Store
-from landbridge.hcx.vsphere import VCenter
 from landbridge.pki import Identity
+from landbridge.vmodl.client import VCenter
 
 _log = logging.getLogger(__name__)
 # Phases in which the VM may be on its way for good.

@@ -24,7 +24,7 @@ from landbridge.hcx.migrations.model import (
     Streams,
 )
 from landbridge.hcx.store import Document, Store
-from landbridge.hcx.vsphere import VCenter, fault_text
+from landbridge.vmodl.client import VCenter, fault_text
 
 _LEAVE_TIMEOUT = 60.0  # seconds
 _UNREGISTER_ATTEMPTS = 20

@@ -30,7 +30,7 @@ from landbridge.hcx.migrations.model import (
     TargetVm,
 )
 from landbridge.hcx.peer import PeerUnreachable
-from landbridge.hcx.vsphere import VCenterUnreachable, fault_text
+from landbridge.vmodl.client import VCenterUnreachable, fault_text
 
 if TYPE_CHECKING:
     from landbridge.hcx.migrations.service import Migrations

@@ -26,7 +26,7 @@ from landbridge.hcx.migrations.model import (
     TargetVm,
 )
 from landbridge.hcx.store import Document, Store
-from landbridge.hcx.vsphere import VCenter, fault_text
+from landbridge.vmodl.client import VCenter, fault_text
 
 _log = logging.getLogger(__name__)
 _PREPARE_TIMEOUT = 45.0  # seconds; the source's appliance keeps its vCenter waiting for 50

@@ -1,4 +1,4 @@
-"""The site's vCenter through its public API: pyVmomi in threads, logged in again when the session is gone."""
+"""A vCenter through its public API, for products beside it: pyVmomi in threads, a new login when a session ended."""
 
 import asyncio
 import contextlib
@@ -7,13 +7,13 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel, ConfigDict
 from pyVim.connect import Disconnect, SmartConnect
 from pyVmomi import vim, vmodl
-
-from landbridge.hcx.config import VCenterLogin
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
@@ -22,6 +22,16 @@ _THREADS = 32  # a task that is watched holds one
 _SOCKET_TIMEOUT = 90  # seconds
 _POLL = 30  # seconds a WaitForUpdatesEx may wait
 _UNREACHABLE = (OSError, http.client.HTTPException, ssl.SSLError)
+
+
+class VCenterLogin(BaseModel):
+    """Where a vCenter is and who logs in; a section of a configuration file."""
+
+    model_config = ConfigDict(extra="forbid")
+    url: str
+    user: str
+    password_file: Path
+    ca_file: Path
 
 
 class VCenterUnreachable(Exception):  # noqa: N818 - a state of the world more than an error of a call
@@ -167,3 +177,26 @@ def _next_update(instance: Any, collector: Any, version: str, task: str) -> tupl
                 raise vmodl.fault.ManagedObjectNotFound(msg=f"task {task} is gone")
     # A filter without partial updates sends the whole property; reading it once is simpler than patching.
     return _task(instance, task).info, found.version
+
+
+def collect(instance: Any, kind: Any, paths: list[str]) -> list[dict[str, Any]]:
+    """Properties of every object of a kind: `obj` and one entry per path that has a value."""
+    content = instance.content
+    view = content.viewManager.CreateContainerView(content.rootFolder, [kind], True)
+    query = vmodl.query.PropertyCollector
+    try:
+        traversal = query.TraversalSpec(name="view", path="view", skip=False, type=vim.view.ContainerView)
+        spec = query.FilterSpec(
+            objectSet=[query.ObjectSpec(obj=view, skip=True, selectSet=[traversal])],
+            propSet=[query.PropertySpec(type=kind, pathSet=paths)],
+        )
+        page = content.propertyCollector.RetrievePropertiesEx([spec], query.RetrieveOptions())
+        objects = []
+        while page is not None:
+            objects += page.objects
+            if not page.token:
+                break
+            page = content.propertyCollector.ContinueRetrievePropertiesEx(page.token)
+    finally:
+        view.DestroyView()
+    return [{"obj": item.obj, **{change.name: change.val for change in item.propSet}} for item in objects]
