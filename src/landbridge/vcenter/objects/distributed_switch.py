@@ -181,6 +181,8 @@ class DistributedVirtualSwitch(Entity):
             if facts["segment"] and facts["vlan"]:
                 raise invalid_argument("spec.defaultPortConfig.vlan", f"{facts['name']} is an NSX segment: no VLAN")
             self.refuse_duplicate(facts["name"])
+        if len({facts["name"] for facts in wanted}) < len(wanted):
+            raise invalid_argument("spec.name", "two of the port groups have one name")
         added = []
         for facts in wanted:
             group = DistributedVirtualPortgroup(

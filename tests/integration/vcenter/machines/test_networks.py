@@ -1,8 +1,5 @@
 """Distributed switches and port groups on a host with a real Open vSwitch."""
 
-import contextlib
-import os
-import subprocess
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,52 +8,22 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from landbridge.esx.model import vif_id
-from tests.integration.esx.hosts import Place, tool
 
-from .site import Site, added, running_site, wait
+from .site import Site, added, wait
+from .wired import distributed_switch, nic_on, wired_site
 
 _vmware = vim.dvs.VmwareDistributedVirtualSwitch
 
 
 @pytest.fixture(scope="module")
 async def wired(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """A site of one host in a network namespace of its own, with an uplink."""
-    space, number = f"lbt{os.getpid()}v", os.getpid()
-    outside, inside = (f"198.19.{number >> 6 & 0xFF}.{(number & 0x3F) * 4 + end}" for end in (1, 2))
-    for command in (
-        f"netns add {space}",
-        f"link add {space}m type veth peer name mgmt netns {space}",
-        f"addr add {outside}/30 dev {space}m",
-        f"link set {space}m up",
-        f"-n {space} addr add {inside}/30 dev mgmt",
-        f"-n {space} link set mgmt up",
-        f"-n {space} link set lo up",
-        f"-n {space} link add uplink0 type veth peer name wire0",
-        f"-n {space} link set wire0 up",
-    ):
-        tool("ip", *command.split())
-    place = Place(inside, ("ip", "netns", "exec", space), "uplink0")
-    try:
-        async with running_site(tmp_path_factory.mktemp("wired"), place) as site:
-            yield site
-            for pid_file in (site.agents[0].run / "switch").glob("*.pid"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid_file.read_text()), 9)
-    finally:
-        # The link by itself: the namespace lives on unseen for as long as a process in it does.
-        for command in (f"link delete {space}m", f"netns delete {space}"):
-            with contextlib.suppress(subprocess.CalledProcessError):
-                tool("ip", *command.split())
+    async with wired_site(tmp_path_factory.mktemp("wired"), "v") as site:
+        yield site
 
 
 @pytest.fixture(scope="module")
 def switch(wired: Site) -> Any:
-    """A distributed switch with the host as a member."""
-    member = vim.dvs.HostMember.ConfigSpec(operation="add", host=wired.hosts[0])
-    config = _vmware.ConfigSpec(name="DVS", host=[member])
-    return wait(
-        wired.datacenter.networkFolder.CreateDVS_Task(vim.DistributedVirtualSwitch.CreateSpec(configSpec=config))
-    )
+    return distributed_switch(wired)
 
 
 def _group_spec(name: str, vlan: int | None = None) -> Any:
@@ -64,12 +31,6 @@ def _group_spec(name: str, vlan: int | None = None) -> Any:
     if vlan is not None:
         policy = _vmware.VmwarePortConfigPolicy(vlan=_vmware.VlanIdSpec(inherited=False, vlanId=vlan))
     return vim.dvs.DistributedVirtualPortgroup.ConfigSpec(name=name, type="earlyBinding", defaultPortConfig=policy)
-
-
-def _nic(switch: Any, group: Any) -> Any:
-    port = vim.dvs.PortConnection(switchUuid=switch.uuid, portgroupKey=group.key)
-    backing = vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo(port=port)
-    return vim.vm.device.VirtualVmxnet3(key=-7, backing=backing)
 
 
 async def test_port_groups_reach_the_hosts_switch_and_follow_changes(wired: Site, switch: Any) -> None:
@@ -88,7 +49,7 @@ async def test_port_groups_reach_the_hosts_switch_and_follow_changes(wired: Site
 def test_a_vm_is_plugged_into_a_port_group_that_then_can_not_go(wired: Site, switch: Any) -> None:
     group = wait(switch.CreateDVPortgroup_Task(_group_spec("Used", 300)))
     vm = wired.create()
-    wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[added(_nic(switch, group))])))
+    wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[added(nic_on(switch, group))])))
     wait(vm.PowerOnVM_Task())
     assert list(vm.network) == [group]
     assert list(group.vm) == [vm]
@@ -123,7 +84,7 @@ async def test_a_segment_of_nsx_is_a_port_group_whose_nics_have_vifs(wired: Site
     told = {each.name: each for each in await wired.agents[0].client.port_groups()}
     assert (told["web"].segment, told["web"].vlan) == (logical, 0)
     vm = wired.create()
-    wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[added(_nic(switch, group))])))
+    wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[added(nic_on(switch, group))])))
     nic: Any = next(d for d in vm.config.hardware.device if isinstance(d, vim.vm.device.VirtualVmxnet3))
     assert nic.externalId == vif_id(vm.config.instanceUuid, nic.key)
     with pytest.raises(vmodl.fault.InvalidArgument):
@@ -147,6 +108,8 @@ def test_networks_that_can_not_be_are_refused(wired: Site, switch: Any) -> None:
     with pytest.raises(vim.fault.DuplicateName):
         wait(switch.CreateDVPortgroup_Task(_group_spec("Single", 2)))
     with pytest.raises(vmodl.fault.InvalidArgument):
+        wait(switch.AddDVPortgroup_Task([_group_spec("Twin", 2), _group_spec("Twin", 3)]))
+    with pytest.raises(vmodl.fault.InvalidArgument):
         wait(switch.CreateDVPortgroup_Task(_group_spec("Far", 4095)))
     trunk = _group_spec("Trunk")
     trunk.defaultPortConfig = _vmware.VmwarePortConfigPolicy(
@@ -160,7 +123,7 @@ def test_networks_that_can_not_be_are_refused(wired: Site, switch: Any) -> None:
         )
     )
     unreachable = wait(lone.CreateDVPortgroup_Task(_group_spec("Unreachable")))
-    device = [added(_nic(lone, unreachable))]
+    device = [added(nic_on(lone, unreachable))]
     with pytest.raises(vim.fault.CannotAccessNetwork) as refused:
         wired.create("nowhere", devices=device)
     assert refused.value.network == unreachable
