@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 
 class Model(BaseModel):
@@ -17,8 +17,26 @@ class Model(BaseModel):
             return {key: value for key, value in values.items() if value is not None}
         return values
 
+    @model_serializer(mode="wrap")
+    def _leave_out_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """NSX leaves out what nobody gave; here that is None or an empty string, and no tags."""
+        shown: dict[str, Any] = handler(self)
+        absent = {key for key, value in shown.items() if value in (None, "") or (key == "tags" and not value)}
+        return {key: value for key, value in shown.items() if key not in absent or self._required(key)}
+
+    @classmethod
+    def _required(cls, key: str) -> bool:
+        field = cls.model_fields.get(key)
+        return field is not None and field.is_required()
+
 
 class Tag(Model):
+    """A pair; either may be empty, and is shown then too."""
+
+    @classmethod
+    def _required(cls, key: str) -> bool:
+        return True
+
     scope: str = Field(default="", max_length=128)
     tag: str = Field(default="", max_length=256)
 
@@ -62,4 +80,4 @@ class Intent(Model):
 
     def shape(self) -> dict[str, Any]:
         """The JSON object that the API answers."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return self.model_dump(mode="json", by_alias=True)

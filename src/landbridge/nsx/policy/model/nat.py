@@ -17,6 +17,13 @@ class NatAction(StrEnum):
     NO_DNAT = "NO_DNAT"
 
 
+class PolicyNat(Intent):
+    """A section of a gateway's NAT rules; each gateway has all of them. People's rules are in USER."""
+
+    kind: ClassVar[str] = "PolicyNat"
+    nat_type: Literal["USER", "DEFAULT", "INTERNAL"] = "USER"
+
+
 class PolicyNatRule(Intent):
     """Rules of one gateway apply by `sequence_number`, lowest first."""
 

@@ -83,11 +83,11 @@ class Group(Intent):
         return [path for part in self.expression if isinstance(part, PathExpression) for path in part.paths]
 
 
-class _ServiceEntry(Intent):
-    pass
+class BaseServiceEntry(Intent):
+    """What a service consists of."""
 
 
-class L4PortSetServiceEntry(_ServiceEntry):
+class L4PortSetServiceEntry(BaseServiceEntry):
     kind: ClassVar[str] = "L4PortSetServiceEntry"
     resource_type: Literal["L4PortSetServiceEntry"] = "L4PortSetServiceEntry"
     l4_protocol: Literal["TCP", "UDP"]
@@ -95,7 +95,7 @@ class L4PortSetServiceEntry(_ServiceEntry):
     destination_ports: list[PortElement] = Field(default=[], max_length=15)
 
 
-class ICMPTypeServiceEntry(_ServiceEntry):
+class ICMPTypeServiceEntry(BaseServiceEntry):
     kind: ClassVar[str] = "ICMPTypeServiceEntry"
     resource_type: Literal["ICMPTypeServiceEntry"] = "ICMPTypeServiceEntry"
     protocol: Literal["ICMPv4", "ICMPv6"]
@@ -103,13 +103,13 @@ class ICMPTypeServiceEntry(_ServiceEntry):
     icmp_code: int | None = Field(default=None, ge=0, le=255)
 
 
-class IPProtocolServiceEntry(_ServiceEntry):
+class IPProtocolServiceEntry(BaseServiceEntry):
     kind: ClassVar[str] = "IPProtocolServiceEntry"
     resource_type: Literal["IPProtocolServiceEntry"] = "IPProtocolServiceEntry"
     protocol_number: int = Field(ge=0, le=255)
 
 
-class NestedServiceServiceEntry(_ServiceEntry):
+class NestedServiceServiceEntry(BaseServiceEntry):
     kind: ClassVar[str] = "NestedServiceServiceEntry"
     resource_type: Literal["NestedServiceServiceEntry"] = "NestedServiceServiceEntry"
     nested_service_path: str

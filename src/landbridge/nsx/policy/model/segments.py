@@ -82,7 +82,7 @@ class SegmentPort(Intent):
 
 
 class SegmentSecurityProfileBindingMap(Intent):
-    """On a segment or a port."""
+    """Profiles of a segment; its subclass, of a port."""
 
     kind: ClassVar[str] = "SegmentSecurityProfileBindingMap"
     segment_security_profile_path: str = ""
@@ -90,8 +90,16 @@ class SegmentSecurityProfileBindingMap(Intent):
     references = ("segment_security_profile_path", "spoofguard_profile_path")
 
 
+class PortSecurityProfileBindingMap(SegmentSecurityProfileBindingMap):
+    kind: ClassVar[str] = "PortSecurityProfileBindingMap"
+
+
 class SegmentDiscoveryProfileBindingMap(Intent):
     kind: ClassVar[str] = "SegmentDiscoveryProfileBindingMap"
     mac_discovery_profile_path: str = ""
     ip_discovery_profile_path: str = ""
     references = ("mac_discovery_profile_path", "ip_discovery_profile_path")
+
+
+class PortDiscoveryProfileBindingMap(SegmentDiscoveryProfileBindingMap):
+    kind: ClassVar[str] = "PortDiscoveryProfileBindingMap"
