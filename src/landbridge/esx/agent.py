@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from landbridge import __version__
-from landbridge.esx import capabilities, routes_host, routes_motion, routes_vm
+from landbridge.esx import capabilities, routes_host, routes_motion, routes_overlay, routes_vm
 from landbridge.esx.accel import accelerator
 from landbridge.esx.counters import Counters, cpu_info, memory_total
 from landbridge.esx.events import EventLog
@@ -22,7 +22,8 @@ from landbridge.esx.host import Host
 from landbridge.esx.inventory import Inventory
 from landbridge.esx.model import HostInfo, PowerState
 from landbridge.esx.motion import Motion
-from landbridge.esx.settings import Settings
+from landbridge.esx.overlay import TransportNode
+from landbridge.esx.settings import Settings, SwitchSettings
 from landbridge.esx.switch import Switch
 from landbridge.esx.vmx import replace_file
 from landbridge.esx.web import errors_as_faults
@@ -60,7 +61,10 @@ class Agent:
         switch = None
         if settings.switch is not None:
             switch = Switch(
-                run_dir=settings.run_dir / "switch", state_dir=settings.state_dir, uplink=settings.switch.uplink
+                run_dir=settings.run_dir / "switch",
+                state_dir=settings.state_dir,
+                uplink=settings.switch.uplink,
+                node=self._transport_node(settings.switch),
             )
             await switch.start()
         able = await capabilities.ask(kind)
@@ -83,11 +87,18 @@ class Agent:
             *(settings.management.address, settings.management.port),
         )
 
+    def _transport_node(self, settings: SwitchSettings) -> TransportNode | None:
+        if settings.tep is None or settings.tep_address is None:
+            return None
+        return TransportNode(self.settings.name, self.identity, settings.tep, settings.tep_address)
+
     async def _listen(self) -> None:
-        app = web.Application(middlewares=[errors_as_faults, allow_roles(self.settings.site, "vcenter")])
+        roles = allow_roles(self.settings.site, "vcenter", "nsx")
+        app = web.Application(middlewares=[errors_as_faults, roles, routes_overlay.keep_to_routes])
         routes_host.add_routes(app, self)
         routes_vm.add_routes(app, self)
         routes_motion.add_routes(app, self)
+        routes_overlay.add_routes(app, self)
         self._runner = web.AppRunner(
             app, access_log=None, read_bufsize=_READ_BUFFER, shutdown_timeout=_SHUTDOWN, handle_signals=False
         )

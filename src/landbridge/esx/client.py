@@ -32,7 +32,10 @@ from landbridge.esx.model import (
     Job,
     Model,
     OutgoingVm,
+    OverlayConfig,
+    OverlayStatus,
     PortGroup,
+    PortState,
     Power,
     PowerOperation,
     ReconfigureVm,
@@ -139,6 +142,23 @@ class HostClient:
         """Make the host's switch have exactly these port groups; `ResourceInUse` if a VM uses one to go."""
         await self._call("PUT", "/portgroups", None, [group.model_dump(mode="json") for group in groups])
 
+    # -- the overlay ----------------------------------------------------------------------------------------
+
+    async def overlay(self) -> OverlayStatus:
+        """The host's part in the overlay: whether it is a transport node, connected, and its tunnels."""
+        return await self._call("GET", "/overlay", OverlayStatus)
+
+    async def configure_overlay(self, config: OverlayConfig) -> OverlayStatus:
+        """Make the host a chassis. `NotSupported` where it is no transport node."""
+        return await self._call("PUT", "/overlay", OverlayStatus, config)
+
+    async def remove_overlay(self) -> None:
+        """Make the host leave its OVN; VIFs' ports stay, without connection."""
+        await self._call("DELETE", "/overlay", None)
+
+    async def overlay_ports(self) -> list[PortState]:
+        return await self._call("GET", "/overlay/ports", list[PortState])
+
     # -- virtual machines ---------------------------------------------------------------------------------
 
     async def vms(self) -> list[VmState]:
@@ -223,6 +243,10 @@ class HostClient:
         ended stays for a day. `InvalidState` before its end there. The source first: a target may be told only once
         the source knows the end, for one in doubt learns it from the target alone."""
         await self._call("POST", f"/vmotion/{vmotion}/part", None)
+
+    async def open_vmotion_ports(self, vmotion: str) -> Vmotion:
+        """At the target: OVN may know that the VM's VIFs are here too, for both hosts are requested for them."""
+        return await self._call("POST", f"/vmotion/{vmotion}/ports", Vmotion)
 
     # -- transport ------------------------------------------------------------------------------------------
 

@@ -20,10 +20,10 @@ class EventLog:
         self._seq = 0
         self._news = asyncio.Event()
 
-    def add(self, kind: Any, vm: str | None = None, message: str = "") -> None:
+    def add(self, kind: Any, vm: str | None = None, message: str = "", *, vmotion: str | None = None) -> None:
         """Note an event of `Event.type` `kind` and wake who waits."""
         self._seq += 1
-        self._events.append(Event(seq=self._seq, time=time.time(), type=kind, vm=vm, message=message))
+        self._events.append(Event(seq=self._seq, time=time.time(), type=kind, vm=vm, message=message, vmotion=vmotion))
         self._news.set()
         self._news = asyncio.Event()
 

@@ -250,6 +250,63 @@ def vif_id(instance_uuid: str, nic: int) -> str:
     return str(uuid.uuid5(uuid.UUID(instance_uuid), f"vif-{nic}"))
 
 
+# --------------------------------------------------------------------------------------------- the overlay
+
+
+class OverlayConfig(Model):
+    """The OVN a host is to be a chassis of: where its southbound database listens (one of several is enough)."""
+
+    southbound: list[Annotated[str, StringConstraints(pattern=r"^ssl:(\d+\.\d+\.\d+\.\d+|\[[0-9a-f:]+\]):\d+$")]] = (
+        Field(min_length=1)
+    )
+    encapsulation: Literal["geneve"] = "geneve"
+
+
+class Tunnel(Model):
+    """A tunnel to another chassis. `state` is BFD's where it is probed, else that of the interface."""
+
+    chassis: str
+    address: str
+    state: str
+    probed: bool = False
+    rx_packets: int = 0
+    tx_packets: int = 0
+
+
+class OverlayStatus(Model):
+    """A host's part in the overlay. All is empty unless it is a transport node."""
+
+    transport_node: bool
+    chassis: str = ""
+    tep_address: str = ""
+    mtu: int = 0
+    configured: bool = False
+    southbound: list[str] = []
+    # Whether ovn-controller lives, and whether the southbound database has let it in.
+    running: bool = False
+    connected: bool = False
+    tunnels: list[Tunnel] = []
+
+
+class PortState(Model):
+    """A VIF's port on a host. Counters are the guest's: `rx` is what it received."""
+
+    vif: str
+    vm: str | None = None
+    mac: str | None = None
+    network: str
+    segment: str
+    # Whether OVN has been told of it, and whether it has its flows in place.
+    active: bool
+    installed: bool
+    rx_packets: int = 0
+    rx_bytes: int = 0
+    rx_drops: int = 0
+    tx_packets: int = 0
+    tx_bytes: int = 0
+    tx_drops: int = 0
+
+
 # --------------------------------------------------------------------------------------------- requests
 
 
@@ -425,17 +482,31 @@ class Vmotion(Model):
     endpoints: dict[str, Endpoint] = {}
     seq: int = 0
     error: ApiError | None = None
+    # At the target: the VIFs of the VM's NICs on segments, and whether OVN has been told that they are here.
+    vifs: list[str] = []
+    vifs_active: bool = False
 
 
 class Event(Model):
-    """Something changed on the host. `vm` names the VM it is about, whose state is to be read again."""
+    """Something changed on the host. `vm` names the VM it is about, whose state is to be read again.
+
+    `vmotion-changed` is about the move `vmotion` alone: it began to come here, or ended here.
+    """
 
     seq: int
     time: float
     type: Literal[
-        "vm-changed", "vm-added", "vm-removed", "vm-stats", "datastore-changed", "host-changed", "guest-event"
+        "vm-changed",
+        "vm-added",
+        "vm-removed",
+        "vm-stats",
+        "datastore-changed",
+        "host-changed",
+        "guest-event",
+        "vmotion-changed",
     ]
     vm: Uuid | None = None
+    vmotion: str | None = None
     # For people: "powered on", "guest crashed", "power state changed by the guest"
     message: str = ""
 

@@ -278,22 +278,18 @@ class _Change:
                 self._undo(self._unplug_nic, nic)
                 continue
             if nic.network != old.network:
-                await self._connect_nic(nic)
-                self._undo(self._connect_nic, old)
+                await self.vm.plug_nic(nic)
+                self._undo(self.vm.plug_nic, old)
             if nic.connected != old.connected:
                 await self._link(nic)
                 self._undo(self._link, old)
-
-    async def _connect_nic(self, nic: Nic) -> None:
-        if self.vm.host.switch is not None:
-            await self.vm.host.switch.plug(self.vm.tap(nic.key), nic.network, nic.mac or "")
 
     async def _link(self, nic: Nic) -> None:
         await self.vm.qmp.execute("set_link", name=f"nic-{nic.key}", up=nic.connected)
 
     async def _plug_nic(self, config: VmConfig, nic: Nic) -> None:
         async with contextlib.AsyncExitStack() as steps:
-            await self._connect_nic(nic)
+            await self.vm.plug_nic(nic)
             steps.push_async_callback(self._drop_tap, nic)
             tap = self.vm.tap(nic.key) if self.vm.host.switch is not None else None
             await self.vm.qmp.execute("netdev_add", **hardware.nic_backend(nic, tap))

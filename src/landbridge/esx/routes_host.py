@@ -174,10 +174,12 @@ async def set_port_groups(request: web.Request) -> web.Response:
     groups = await body(request, list[PortGroup])
     if agent.host.switch is None:
         raise Fault("NotSupported", f"host {agent.settings.name} has no switch: set [switch] in its configuration")
-    keys = {group.key for group in groups}
-    if len(keys) != len(groups):
+    if len({group.key for group in groups}) != len(groups):
         raise Fault("InvalidArgument", "port group keys must differ")
-    going = {group.key for group in agent.host.switch.port_groups()} - keys
+    # One that becomes a segment, or is none any more, is another network with the same key.
+    segments = {group.key: bool(group.segment) for group in groups}
+    now = agent.host.switch.port_groups()
+    going = {group.key for group in now if segments.get(group.key) is not bool(group.segment)}
     for vm in [*agent.inventory.vms, *agent.inventory.incoming]:
         for nic in vm.config.nics:
             if nic.network in going:

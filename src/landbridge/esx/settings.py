@@ -1,10 +1,11 @@
 """The agent's configuration file."""
 
 import tomllib
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from landbridge.esx.model import Model
 
@@ -32,6 +33,15 @@ class DatastoreSettings(Model):
 
 class SwitchSettings(Model):
     uplink: str = Field(description="the interface in the host's network namespace that becomes the uplink")
+    # Both, or neither: then the host is no transport node, and has no segments.
+    tep: str | None = Field(default=None, description="the interface for tunnels; the agent takes it over")
+    tep_address: IPv4Interface | None = None
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> "SwitchSettings":
+        if (self.tep is None) != (self.tep_address is None):
+            raise ValueError("tep and tep_address belong together: set both, or neither")
+        return self
 
 
 class Settings(Model):

@@ -21,7 +21,18 @@ from landbridge.esx.faults import Fault, as_fault
 from landbridge.esx.guest import GuestAgent
 from landbridge.esx.host import Host
 from landbridge.esx.life import ON, Life, move, power_state, require
-from landbridge.esx.model import Firmware, GuestState, PowerOperation, PowerState, Snapshot, VmConfig, VmState, VmStats
+from landbridge.esx.model import (
+    Firmware,
+    GuestState,
+    Nic,
+    PowerOperation,
+    PowerState,
+    Snapshot,
+    VmConfig,
+    VmState,
+    VmStats,
+    vif_id,
+)
 from landbridge.esx.process import QemuProcess, started_at
 from landbridge.esx.qmp import Qmp
 from landbridge.esx.switch import SwitchError
@@ -373,12 +384,31 @@ class VirtualMachine:
 
     async def plug(self) -> dict[int, str]:
         """Plug all NICs into the switch; their TAPs by key. No switch: no TAPs."""
-        switch = self.host.switch
-        if switch is None:
+        if self.host.switch is None:
             return {}
         for nic in self.config.nics:
-            await switch.plug(self.tap(nic.key), nic.network, nic.mac or "")
+            await self.plug_nic(nic)
         return {nic.key: self.tap(nic.key) for nic in self.config.nics}
+
+    async def plug_nic(self, nic: Nic) -> None:
+        """Plug one NIC into its port group. Of a VM that is moved here OVN is not told yet that its VIFs are here."""
+        if self.host.switch is not None:
+            vif = vif_id(self.id, nic.key)
+            await self.host.switch.plug(
+                self.tap(nic.key), nic.network, nic.mac or "", vif=vif, vm=self.id, active=self.listed
+            )
+
+    def segment_nics(self) -> list[Nic]:
+        """The NICs that are VIFs on segments."""
+        switch = self.host.switch
+        return [] if switch is None else [nic for nic in self.config.nics if switch.on_segment(nic.network)]
+
+    async def activate_ports(self) -> None:
+        """Tell OVN that the VIFs of a VM that is moved here are here. May be said twice."""
+        switch = self.host.switch
+        if switch is not None:
+            nics = self.segment_nics()
+            await asyncio.gather(*(switch.activate(self.tap(nic.key), vif_id(self.id, nic.key)) for nic in nics))
 
     async def unplug(self) -> None:
         """Take all NICs off the switch."""

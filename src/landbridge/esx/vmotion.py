@@ -159,6 +159,14 @@ class Vmotions:
         """
         await self._get(move).part()
 
+    async def open_ports(self, move: str) -> Vmotion:
+        """Let OVN know now that the VIFs of a VM that is coming are here too, with both hosts requested for them."""
+        found = self._get(move)
+        if not isinstance(found, Target):
+            raise Fault("InvalidState", f"vMotion {move} leaves this host: the ports are its target's")
+        await found.open_ports()
+        return found.view
+
     def _get(self, move: str) -> Departure | Target:
         try:
             return self._moves[move]

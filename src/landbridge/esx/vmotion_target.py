@@ -14,8 +14,9 @@ from typing import Any, Literal
 from landbridge.esx.block_watch import BlockWatch
 from landbridge.esx.faults import Fault, as_fault
 from landbridge.esx.inventory import Inventory
-from landbridge.esx.model import IncomingVm, VmotionMode, VmotionPhase
+from landbridge.esx.model import IncomingVm, Vmotion, VmotionMode, VmotionPhase, vif_id
 from landbridge.esx.qmp import Qmp, QmpError, QmpGone
+from landbridge.esx.switch import SwitchError
 from landbridge.esx.vm import VirtualMachine
 from landbridge.esx.vmotion_control import VERSION, ControlServer, Message
 from landbridge.esx.vmotion_disks import channel
@@ -55,6 +56,8 @@ class Target(Move):
         self._goodbye = asyncio.Event()
         self._parting = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._ports_active = False
+        self._activating: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------------------------- the way in
 
@@ -72,6 +75,7 @@ class Target(Move):
             self.vm.vmotion = self.id
             await self._open_streams(self.vm.qmp)
             await self.save()
+            self._tell("is coming here")
         except BaseException as error:
             await self._undo()
             await self._hang_up()
@@ -177,10 +181,11 @@ class Target(Move):
 
     async def close(self) -> None:
         """The agent ends; the move goes on without it."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._activating] if self._activating else [])]
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks)
         await self._server.close()
 
     # ------------------------------------------------------------------------------------- questions of the source
@@ -233,6 +238,9 @@ class Target(Move):
             orders = [qmp.execute("cont")] if arm else []
             if self._disks():
                 orders.insert(0, qmp.execute("nbd-server-stop"))
+            if arm:
+                # Beside the orders: the guest does not wait for it. Who said so earlier has lost nothing by now.
+                self._activating = asyncio.create_task(self._activate_ports(), name=f"ports {self.id}")
             # QEMU takes them in this order; asked again, there is no server any more, which is as well.
             results = await asyncio.gather(*orders, return_exceptions=True)
             for result in results:
@@ -254,6 +262,42 @@ class Target(Move):
                 await self.vm.kill()
                 await self._has_run()
         return self._outcome.result()
+
+    # ------------------------------------------------------------------------------------- its VIFs
+
+    @property
+    def view(self) -> Vmotion:
+        switch = self.inventory.host.switch
+        config = self.request.config
+        nics = [nic for nic in config.nics if switch is not None and switch.on_segment(nic.network)]
+        vifs = [vif_id(config.instance_uuid, nic.key) for nic in nics]
+        return super().view.model_copy(update={"vifs": vifs, "vifs_active": self._ports_active})
+
+    async def open_ports(self) -> None:
+        """Both chassis are requested: OVN may know that the VIFs are here too. Fault `InvalidState` once it failed."""
+        if self.vm is None or self.phase is VmotionPhase.FAILED or self.request.mode is not VmotionMode.LIVE:
+            raise Fault(
+                "InvalidState", f"vMotion {self.id} ({self.request.mode}) is {self.phase}: it has no ports here"
+            )
+        if not self.record.final:
+            # The switchover may be under way and waits for nobody; of a VM that is given up the port is gone.
+            await self.vm.activate_ports()
+            self._ports_active = True
+            self.poll.bump()
+
+    async def _activate_ports(self) -> None:
+        """The guest is about to run here, or does: tell OVN, unless that was done when both chassis were requested."""
+        assert self.vm is not None
+        if self._ports_active:
+            return
+        try:
+            await self.vm.activate_ports()
+            self._ports_active = True
+        except SwitchError as error:
+            _log.error("vMotion %s: OVN was not told where the VM is: %s", self.id, error)
+
+    def _tell(self, what: str) -> None:
+        self.inventory.host.events.add("vmotion-changed", message=f"{self.request.config.name} {what}", vmotion=self.id)
 
     # ------------------------------------------------------------------------------------- what became of it
 
@@ -296,10 +340,13 @@ class Target(Move):
         if self.record.final:
             return
         self.vm.vmotion = None
+        if self.vm.process.alive and self.request.mode is VmotionMode.LIVE:
+            await self._activate_ports()
         if self.vm in self.inventory.incoming:
             await self.inventory.commit(self.vm)
         self.enter(VmotionPhase.SWITCHOVER)
         await self.end(VmotionPhase.SUCCEEDED)
+        self._tell("is here")
         if self.vm.process.alive and self.request.mode is VmotionMode.LIVE:
             await self._announce(self.vm.qmp)
 
@@ -342,6 +389,7 @@ class Target(Move):
         self._settle(DEAD)
         if not self.record.final:
             await self.end(VmotionPhase.FAILED, fault)
+            self._tell("does not come here")
 
     async def _undo(self) -> None:
         """Leave nothing of the VM here. The control channel stays, for a source that asks what happened."""

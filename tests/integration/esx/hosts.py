@@ -60,11 +60,13 @@ def vm_config(name: str, **changes: Any) -> VmConfig:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an agent runs: its address, what puts a command into its network namespace, its uplink there."""
+    """Where an agent runs: its address, what puts a command into its network namespace, its uplink and TEP there."""
 
     address: str
     prefix: tuple[str, ...] = ()
     uplink: str | None = None
+    tep: str = ""
+    tep_address: str = ""
 
 
 class TestHost:
@@ -91,6 +93,8 @@ class TestHost:
         vcenter = authority.issue(directory / "vcenter", PeerName(SITE, "vcenter", "vcenter"), addresses=["127.0.0.1"])
         self.client = HostClient(self.address, 443, vcenter)
         switch = f'[switch]\nuplink = "{self.place.uplink}"\n' if self.place.uplink else ""
+        if self.place.tep:
+            switch += f'tep = "{self.place.tep}"\ntep_address = "{self.place.tep_address}"\n'
         self._config.write_text(
             f'name = "{name}"\nsite = "{SITE}"\nstate_dir = "{self.state}"\nrun_dir = "{self.run}"\n'
             f'pki_dir = "{self.identity.directory}"\n'
