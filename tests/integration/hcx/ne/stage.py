@@ -1,0 +1,255 @@
+"""Two sites in namespaces, a router for a WAN between them, and a pair of network extension appliances as processes.
+
+guests -- Open vSwitch of the site -- trunk0 [appliance] uplink0 -- router -- uplink0 [appliance] trunk0 -- ...
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from landbridge.esx.client import HostUnreachable
+from landbridge.esx.model import PortGroup
+from landbridge.esx.switch import Switch
+from landbridge.hcx.ne.client import NeClient
+from landbridge.hcx.ne.config import NeConfig
+from landbridge.hcx.ne.model import NetworkStatus, Peer, Status
+from landbridge.hcx.ne.tunnel import Tunnel
+from landbridge.pki import Authority, Identity, PeerName
+
+_JUMBO = 9000
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+async def execute(space: str, *command: str, timeout: float = 20) -> str:
+    """Standard output of a program in a namespace, whatever its exit status."""
+    process = await asyncio.create_subprocess_exec(
+        *("ip", "netns", "exec", space, *command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), timeout)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return output.decode(errors="replace")
+
+
+async def reaches(space: str, address: str, *options: str, within: int = 10) -> bool:
+    """Whether one echo comes back before the deadline; asked again five times a second."""
+    output = await execute(space, "ping", "-q", "-c1", "-i0.2", f"-w{within}", *options, address, timeout=within + 10)
+    return " 1 received" in output
+
+
+async def silent(space: str, address: str) -> bool:
+    """Whether nothing at all comes back from three echoes."""
+    output = await execute(space, "ping", "-q", "-c3", "-i0.2", "-W0.7", address)
+    return " 0 received" in output
+
+
+class Site:
+    """One site: its switch, its appliance, its guests."""
+
+    def __init__(self, stage: "Stage", name: str, number: int) -> None:
+        self.stage, self.name, self.number = stage, name, number
+        self.state = stage.directory / name
+        self.run = stage.directory / f"{name}-run"
+        self.appliance = stage.namespace(f"{name}-ne")
+        self.fabric = stage.namespace(f"{name}-sw")
+        self.uplink = f"10.88.{number}.2"
+        self.management = f"198.18.{os.getpid() % 250}.{4 * number + 2}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.switch = Switch(
+            run_dir=stage.directory / f"{name}-ovs",
+            state_dir=stage.directory / f"{name}-ovs-state",
+            uplink="ne0",
+            namespace=self.fabric,
+        )
+        self.client: NeClient
+
+    async def build(self, groups: list[PortGroup]) -> None:
+        self._wire()
+        await self.switch.start()
+        await self.switch.set_port_groups(groups)
+        self._write_config()
+        self.start()
+        self.client = NeClient(self.management, 443, Identity(self.state / "hcx"))
+
+    def _wire(self) -> None:
+        host = f"{self.management.rpartition('.')[0]}.{4 * self.number + 1}"
+        inside = ("ip", "-n", self.appliance)
+        outer = f"{self.stage.prefix}m{self.number}"
+        run("ip", "link", "add", outer, "type", "veth", "peer", "name", "mgmt0", "netns", self.appliance)
+        run("ip", "addr", "add", f"{host}/30", "dev", outer)
+        run("ip", "link", "set", outer, "up")
+        run(*inside, "addr", "add", f"{self.management}/30", "dev", "mgmt0")
+        run(*inside, "link", "set", "mgmt0", "up")
+        router, port = self.stage.router, f"site{self.number}"
+        run(*inside, "link", "add", "uplink0", "type", "veth", "peer", "name", port, "netns", router)
+        run(*inside, "addr", "add", f"{self.uplink}/24", "dev", "uplink0")
+        run(*inside, "link", "set", "uplink0", "mtu", str(_JUMBO), "up")
+        run("ip", "-n", router, "addr", "add", f"10.88.{self.number}.1/24", "dev", port)
+        run("ip", "-n", router, "link", "set", port, "up")
+        run(*inside, "route", "add", "10.88.0.0/16", "via", f"10.88.{self.number}.1")
+        run(*inside, "link", "add", "trunk0", "type", "veth", "peer", "name", "ne0", "netns", self.fabric)
+        run(*inside, "link", "set", "trunk0", "mtu", str(_JUMBO), "up")
+        run("ip", "-n", self.fabric, "link", "set", "ne0", "mtu", str(_JUMBO))
+        for space, end in ((self.appliance, "trunk0"), (self.fabric, "ne0")):
+            run("ip", "netns", "exec", space, "ethtool", "-K", end, "tx", "off", "gro", "off")
+
+    def _write_config(self) -> None:
+        authority = Authority.create(self.state / "ca", f"site {self.name}")
+        for role, addresses in (("ne", [self.management]), ("hcx", []), ("vcenter", [])):
+            who = PeerName(self.name, role, f"{role}.{self.name}")
+            authority.issue(self.state / role, who, dns=[who.name], addresses=addresses)
+        (self.state / "ne.toml").write_text(
+            f'name = "ne.{self.name}"\nsite = "{self.name}"\nstate_dir = "{self.state / "appliance"}"\n'
+            f'run_dir = "{self.run}"\npki_dir = "{self.state / "ne"}"\n[management]\naddress = "{self.management}"\n'
+            f'[uplink]\naddress = "{self.uplink}"\ninterface = "uplink0"\n[trunk]\ninterface = "trunk0"\n'
+        )
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "landbridge.hcx.ne", "--config", str(self.state / "ne.toml")]
+        with (self.state / "ne.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", self.appliance, *argv], stdout=log, stderr=log, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """kill -9 of the daemon."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def clean_up(self) -> None:
+        """What a namespace does not take with it: the management interface's other end, wireguard-go's socket."""
+        outer = f"{self.stage.prefix}m{self.number}"
+        subprocess.run(["ip", "link", "delete", outer], check=False, capture_output=True)
+        if (config := self.state / "ne.toml").exists():
+            Path(f"/var/run/wireguard/{Tunnel(NeConfig.load(config)).interface}.sock").unlink(missing_ok=True)
+
+    async def until_up(self) -> None:
+        """Wait for the API."""
+        async with asyncio.timeout(60):
+            while True:
+                assert self.process is not None
+                assert self.process.poll() is None, (self.state / "ne.log").read_text()
+                try:
+                    await self.client.status()
+                except HostUnreachable:
+                    await asyncio.sleep(0.1)
+                else:
+                    return
+
+    async def until(self, condition: Callable[[Status], bool], within: float = 20) -> Status:
+        """Wait for a status that fulfils the condition."""
+        deadline = asyncio.get_running_loop().time() + within
+        while not condition(status := await self.client.status()):
+            assert asyncio.get_running_loop().time() < deadline, status.model_dump_json(indent=1)
+            await asyncio.sleep(0.1)
+        return status
+
+    async def network(self, name: str) -> NetworkStatus:
+        return next(network for network in (await self.client.status()).networks if network.id == name)
+
+    async def guest(self, name: str, address: str, group: str, mtu: int = 1500, mac: str = "") -> str:
+        """A namespace with an address, plugged into the site's switch."""
+        space = self.stage.namespace(name)
+        identity = ("address", mac) if mac else ()
+        tap = f"g{name}"
+        run("ip", "-n", space, "link", "add", "eth0", *identity, "type", "veth", "peer", tap, "netns", self.fabric)
+        run("ip", "-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
+        run("ip", "-n", space, "link", "set", "eth0", "mtu", str(mtu), "up")
+        run("ip", "-n", self.fabric, "link", "set", tap, "mtu", str(mtu))
+        run("ip", "netns", "exec", space, "ethtool", "-K", "eth0", "tx", "off")
+        await self.switch.plug(tap, group, "02:00:00:00:00:01")
+        return space
+
+    async def remove_guest(self, name: str) -> None:
+        await self.switch.unplug(f"g{name}")
+        self.stage.remove_namespace(name)
+
+
+class Stage:
+    """Both sites and what is between them."""
+
+    def __init__(self) -> None:
+        self.prefix = f"lbn{os.getpid()}x"
+        self.directory = Path(tempfile.mkdtemp(prefix="lbn"))
+        self.namespaces: list[str] = []
+        self.router = self.namespace("wan")
+        self.a = Site(self, "a", 1)
+        self.b = Site(self, "b", 2)
+
+    @property
+    def sites(self) -> tuple[Site, Site]:
+        return self.a, self.b
+
+    def namespace(self, name: str) -> str:
+        full = f"{self.prefix}-{name}"
+        run("ip", "netns", "add", full)
+        self.namespaces.append(full)
+        run("ip", "-n", full, "link", "set", "lo", "up")
+        return full
+
+    def remove_namespace(self, name: str) -> None:
+        full = f"{self.prefix}-{name}"
+        run("ip", "netns", "delete", full)
+        self.namespaces.remove(full)
+
+    async def build(self) -> None:
+        run("ip", "netns", "exec", self.router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        await self.a.build([PortGroup(key="red", name="Red", vlan=100), PortGroup(key="blue", name="Blue", vlan=200)])
+        await self.b.build([PortGroup(key="red", name="Red", vlan=300), PortGroup(key="blue", name="Blue", vlan=0)])
+        for site in self.sites:
+            await site.until_up()
+
+    def set_wan_mtu(self, mtu: int) -> None:
+        for site in self.sites:
+            run("ip", "-n", self.router, "link", "set", f"site{site.number}", "mtu", str(mtu))
+
+    def cut_wan(self, cut: bool) -> None:
+        run("ip", "-n", self.router, "link", "set", "site2", "down" if cut else "up")
+
+    async def pair(self) -> None:
+        """Give each appliance the other's key."""
+        keys = {site: await site.client.key() for site in self.sites}
+        for site, other in ((self.a, self.b), (self.b, self.a)):
+            await site.client.set_peer(self.peer(site, other, keys[other]))
+
+    def peer(self, site: Site, other: Site, key: str) -> Peer:
+        return Peer(
+            public_key=key,
+            address=IPv4Address(other.uplink),
+            tunnel_address=IPv4Address(f"169.254.88.{site.number}"),
+            peer_tunnel_address=IPv4Address(f"169.254.88.{other.number}"),
+        )
+
+    async def remove(self) -> None:
+        """End everything and show the logs of the appliances, which pytest prints if a test failed."""
+        for site in self.sites:
+            with contextlib.suppress(AttributeError):
+                await site.client.close()
+            await site.switch.close()
+            log = site.state / "ne.log"
+            print(f"{log}:\n{log.read_text() if log.exists() else ''}")
+        for name in self.namespaces:
+            for pid in run("ip", "netns", "pids", name).split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            run("ip", "netns", "delete", name)
+        for site in self.sites:
+            if site.process is not None:
+                site.process.wait(10)
+            site.clean_up()
+        shutil.rmtree(self.directory)
