@@ -9,6 +9,7 @@ class Model(BaseModel):
     """A value inside an object. Explicit nulls are as good as absent: nsxlib sends many."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    keeps_empty: ClassVar[bool] = False  # whether empty strings are shown
 
     @model_validator(mode="before")
     @classmethod
@@ -22,20 +23,16 @@ class Model(BaseModel):
         """NSX leaves out what nobody gave; here that is None or an empty string, and no tags."""
         shown: dict[str, Any] = handler(self)
         absent = {key for key, value in shown.items() if value in (None, "") or (key == "tags" and not value)}
-        return {key: value for key, value in shown.items() if key not in absent or self._required(key)}
-
-    @classmethod
-    def _required(cls, key: str) -> bool:
-        field = cls.model_fields.get(key)
-        return field is not None and field.is_required()
+        if not absent or self.keeps_empty:
+            return shown
+        needed = {key for key in absent if (field := type(self).model_fields.get(key)) and field.is_required()}
+        return {key: value for key, value in shown.items() if key not in absent or key in needed}
 
 
 class Tag(Model):
     """A pair; either may be empty, and is shown then too."""
 
-    @classmethod
-    def _required(cls, key: str) -> bool:
-        return True
+    keeps_empty: ClassVar[bool] = True
 
     scope: str = Field(default="", max_length=128)
     tag: str = Field(default="", max_length=256)

@@ -86,6 +86,8 @@ class Group(Intent):
 class BaseServiceEntry(Intent):
     """What a service consists of."""
 
+    kind: ClassVar[str] = "ServiceEntry"
+
 
 class L4PortSetServiceEntry(BaseServiceEntry):
     kind: ClassVar[str] = "L4PortSetServiceEntry"

@@ -20,7 +20,8 @@ def _interface(text: str) -> str:
     return str(ip_interface(text))
 
 
-def _address_or_range(text: str) -> str:
+def address_or_range(text: str) -> str:
+    """The value in its normal form; ValueError if it is neither address, prefix nor range."""
     found = _RANGE.fullmatch(text)
     if found is None:
         return _address_or_cidr(text)
@@ -50,7 +51,7 @@ def _port(text: str) -> str:
 
 Cidr = Annotated[str, AfterValidator(_cidr)]  # 10.1.0.0/16
 InterfaceCidr = Annotated[str, AfterValidator(_interface)]  # 10.1.0.1/16: an address and its prefix
-AddressOrRange = Annotated[str, AfterValidator(_address_or_range)]  # 10.1.0.1, 10.1.0.0/24, 10.1.0.5-10.1.0.9
+AddressOrRange = Annotated[str, AfterValidator(address_or_range)]  # 10.1.0.1, 10.1.0.0/24, 10.1.0.5-10.1.0.9
 AddressOrCidr = Annotated[str, AfterValidator(_address_or_cidr)]
 Mac = Annotated[str, AfterValidator(_mac)]
 PortElement = Annotated[str, AfterValidator(_port)]  # 80, 8000-8010

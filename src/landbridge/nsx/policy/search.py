@@ -1,0 +1,162 @@
+"""The search API's query language: the part of Lucene's that people use.
+
+`resource_type:Segment AND display_name:web* AND NOT (tags.scope:env OR "exact words")`. A field may be nested
+(`tags.tag`); a term without a field matches name, description, id or tags. Without an operator between them two terms
+are joined by AND, as NSX does.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from landbridge.nsx.policy import faults
+
+Predicate = Callable[[dict[str, Any]], bool]
+_TOKEN = re.compile(r'\s*(?:(?P<punct>[()])|(?P<word>(?:"(?:\\.|[^"\\])*"|\\.|[^\s()"])+))')
+_FREE = ("display_name", "description", "id", "tags.tag", "tags.scope")
+_DEEPEST = 50  # parentheses
+
+
+@dataclass
+class _Tokens:
+    items: list[str]
+    at: int = 0
+    depth: int = 0
+
+    def peek(self) -> str:
+        return self.items[self.at] if self.at < len(self.items) else ""
+
+    def take(self) -> str:
+        token = self.peek()
+        self.at += 1
+        return token
+
+
+def parse(query: str) -> Predicate:
+    """What an object must be; Fault 400 for a query that is none."""
+    tokens = _Tokens(_split(query))
+    if not tokens.items:
+        raise faults.invalid("query: it is empty")
+    found = _either(tokens)
+    if tokens.peek():
+        raise faults.invalid(f"query: unexpected {tokens.peek()!r}")
+    return found
+
+
+def _split(query: str) -> list[str]:
+    items, at = [], 0
+    text = query.rstrip()
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise faults.invalid(f"query: not understood from {text[at : at + 20]!r} on")
+        items.append(match.group("punct") or match.group("word"))
+        at = match.end()
+    return items
+
+
+def _either(tokens: _Tokens) -> Predicate:
+    parts = [_both(tokens)]
+    while tokens.peek() in ("OR", "||"):
+        tokens.take()
+        parts.append(_both(tokens))
+    return parts[0] if len(parts) == 1 else lambda one: any(part(one) for part in parts)
+
+
+def _both(tokens: _Tokens) -> Predicate:
+    parts = [_one(tokens)]
+    while tokens.peek() not in ("", ")", "OR", "||"):
+        if tokens.peek() in ("AND", "&&"):
+            tokens.take()
+        parts.append(_one(tokens))
+    return parts[0] if len(parts) == 1 else lambda one: all(part(one) for part in parts)
+
+
+def _one(tokens: _Tokens) -> Predicate:
+    token = tokens.take()
+    if token in ("NOT", "!"):
+        denied = _one(tokens)
+        return lambda one: not denied(one)
+    if token == "(":  # noqa: S105 - a parenthesis
+        tokens.depth += 1
+        if tokens.depth > _DEEPEST:
+            raise faults.invalid("query: nested too deeply")
+        inner = _either(tokens)
+        if tokens.take() != ")":
+            raise faults.invalid("query: a parenthesis is not closed")
+        tokens.depth -= 1
+        return inner
+    if token in ("", ")", "AND", "OR", "&&", "||"):
+        raise faults.invalid(f"query: a term is missing before {token or 'its end'!r}")
+    if token[0] in "!-" and len(token) > 1:
+        tokens.at -= 1
+        tokens.items[tokens.at] = token[1:]
+        denied = _one(tokens)
+        return lambda one: not denied(one)
+    return _term(tokens, token)
+
+
+def _term(tokens: _Tokens, token: str) -> Predicate:
+    field, value = _field_and_value(token)
+    if field and not value:  # field:(a OR b)
+        if tokens.peek() != "(":
+            raise faults.invalid(f"query: {field} has no value")
+        tokens.take()
+        values = _listed(tokens, field)
+        return lambda one: any(value(one) for value in values)
+    return _match(field, value)
+
+
+def _listed(tokens: _Tokens, field: str) -> list[Predicate]:
+    found = []
+    while (token := tokens.take()) != ")":
+        if not token or token in ("(", "AND", "NOT"):
+            raise faults.invalid(f"query: {field}:(...) takes values joined by OR")
+        if token != "OR":  # noqa: S105 - a word of the language
+            found.append(_match(field, token))
+    return found
+
+
+def _field_and_value(token: str) -> tuple[str, str]:
+    match = re.match(r"([\w.]+):(.*)", token, re.DOTALL)
+    return (match[1], match[2]) if match else ("", token)
+
+
+def _match(field: str, value: str) -> Predicate:
+    if value == "*":
+        return lambda one: not field or any(True for _ in _values(one, field))
+    pattern = _pattern(value)
+    fields = (field,) if field else _FREE
+    return lambda one: any(pattern.fullmatch(text) for name in fields for text in _values(one, name))
+
+
+def _pattern(value: str) -> re.Pattern[str]:
+    """Of a value with `*` and `?`, quotes and backslashes."""
+    quoted = len(value) > 1 and value[0] == value[-1] == '"'
+    text = value[1:-1] if quoted else value
+    parts = []
+    for piece in re.findall(r"\\.|.", text, re.DOTALL):
+        if piece == "*":
+            parts.append(".*")
+        elif piece == "?" and not quoted:
+            parts.append(".")
+        else:
+            parts.append(re.escape(piece[1:] if len(piece) > 1 else piece))
+    return re.compile("".join(parts), re.IGNORECASE | re.DOTALL)
+
+
+def _values(one: Any, field: str) -> Iterator[str]:
+    """All values at a dotted path, of lists each element's."""
+    if isinstance(one, list):
+        for element in one:
+            yield from _values(element, field)
+    elif not field:
+        if isinstance(one, bool):
+            yield str(one).lower()
+        elif isinstance(one, str | int | float):
+            yield str(one)
+    elif isinstance(one, dict):
+        name, _, rest = field.partition(".")
+        if name in one:
+            yield from _values(one[name], rest)
