@@ -28,7 +28,9 @@ _CONTROLLER = "ovn-controller"
 # What NSX asks of a transport node's network: a full frame of 1500 bytes with Geneve's headers fits.
 _LEAST_MTU = 1600
 _PHYSICAL_NETWORK = "physnet"
-_KEEP_FLOWS_MS = 8000  # a controller that starts again leaves the old flows for as long as it reckons the new ones
+# A controller that starts again leaves the old flows for as long, to reckon the new ones. It waits as well where there
+# are none since vswitchd was started again, so not for longer.
+_KEEP_FLOWS_MS = 1000
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,9 @@ class Switch:
         """Make `tap` a port of `port_group`, creating a persistent TAP where there is no such interface.
 
         With no port group the TAP exists and leads nowhere. UnknownPortGroup names those there are. On a segment the
-        port is `vif`'s, of the VM `vm`; one that is not `active` is there, but unknown to OVN until `activate`.
+        port is `vif`'s, of the VM `vm`. One that is not `active` is there, but unknown to OVN until `activate`, and its
+        TAP is down until `bring_up`: frames that come before the guest would wait in the TAP's queue, and for it all at
+        once.
         """
         if not tap or len(tap) > _NAME_LIMIT:
             raise SwitchError(f"{tap!r} can not be an interface's name: 1 to {_NAME_LIMIT} characters")
@@ -134,11 +136,18 @@ class Switch:
                     commands += ["--", *(known if active else unknown)]
             if commands:
                 await self._ovs.vsctl(*commands[1:])
+            if group is not None and group.segment and not active:
+                await self._ovs.execute("ip", "link", "set", "dev", tap, "down")
+
+    # No lock and no waiting in these two: a guest may stand still meanwhile.
 
     async def activate(self, tap: str, vif: str) -> None:
         """Tell OVN that the VIF is at this port. Does not wait until it has taken note."""
-        # No lock, no waiting: a guest may stand still meanwhile.
         await self._ovs.vsctl("--no-wait", "set", "interface", tap, _iface_id(vif))
+
+    async def bring_up(self, tap: str) -> None:
+        """Let frames through to a TAP."""
+        await self._ovs.execute("ip", "link", "set", "dev", tap, "up")
 
     async def unplug(self, tap: str) -> None:
         """Remove the port and its TAP."""

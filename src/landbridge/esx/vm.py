@@ -410,6 +410,12 @@ class VirtualMachine:
             nics = self.segment_nics()
             await asyncio.gather(*(switch.activate(self.tap(nic.key), vif_id(self.id, nic.key)) for nic in nics))
 
+    async def bring_up_ports(self) -> None:
+        """Let frames through to the VIFs of a VM that is moved here. May be said twice."""
+        switch = self.host.switch
+        if switch is not None:
+            await asyncio.gather(*(switch.bring_up(self.tap(nic.key)) for nic in self.segment_nics()))
+
     async def unplug(self) -> None:
         """Take all NICs off the switch."""
         if self.host.switch is not None:

@@ -239,8 +239,8 @@ class Target(Move):
             if self._disks():
                 orders.insert(0, qmp.execute("nbd-server-stop"))
             if arm:
-                # Beside the orders: the guest does not wait for it. Who said so earlier has lost nothing by now.
-                self._activating = asyncio.create_task(self._activate_ports(), name=f"ports {self.id}")
+                # Beside the orders: the guest does not wait for it. What comes from now on, its TAPs keep for it.
+                self._activating = asyncio.create_task(self._connect_ports(), name=f"ports {self.id}")
             # QEMU takes them in this order; asked again, there is no server any more, which is as well.
             results = await asyncio.gather(*orders, return_exceptions=True)
             for result in results:
@@ -285,16 +285,17 @@ class Target(Move):
             self._ports_active = True
             self.poll.bump()
 
-    async def _activate_ports(self) -> None:
-        """The guest is about to run here, or does: tell OVN, unless that was done when both chassis were requested."""
+    async def _connect_ports(self) -> None:
+        """The guest is about to run here, or does: its TAPs go up, and OVN is told, if it was not told before."""
         assert self.vm is not None
-        if self._ports_active:
-            return
         try:
-            await self.vm.activate_ports()
-            self._ports_active = True
+            if self._ports_active:
+                await self.vm.bring_up_ports()
+            else:
+                await asyncio.gather(self.vm.bring_up_ports(), self.vm.activate_ports())
+                self._ports_active = True
         except SwitchError as error:
-            _log.error("vMotion %s: OVN was not told where the VM is: %s", self.id, error)
+            _log.error("vMotion %s: a VIF of the VM has no connection: %s", self.id, error)
 
     def _tell(self, what: str) -> None:
         self.inventory.host.events.add("vmotion-changed", message=f"{self.request.config.name} {what}", vmotion=self.id)
@@ -341,7 +342,7 @@ class Target(Move):
             return
         self.vm.vmotion = None
         if self.vm.process.alive and self.request.mode is VmotionMode.LIVE:
-            await self._activate_ports()
+            await self._connect_ports()
         if self.vm in self.inventory.incoming:
             await self.inventory.commit(self.vm)
         self.enter(VmotionPhase.SWITCHOVER)
