@@ -46,8 +46,8 @@ class Snapshot:
     sequence: int
     intents: Mapping[str, Intent]  # by path
     machines: Mapping[str, Machine] = field(default_factory=dict)  # by instance UUID
-    # VIFs on their way: the chassis they leave and the one they come to, both of which forward for them meanwhile.
-    moves: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    # VIFs on their way: the chassis that forward for them. Two meanwhile: the one they leave, the one they come to.
+    moves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, kind: type[_I]) -> Iterator[_I]:
         """All intents of a kind."""

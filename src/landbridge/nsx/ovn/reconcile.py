@@ -39,6 +39,11 @@ class Reconciler:
         self._settled = asyncio.Condition()
         self._done = -1  # sequence of the newest snapshot that was committed
 
+    @property
+    def compiled(self) -> int:
+        """The sequence of the snapshot that `realized` speaks of; -1 before the first."""
+        return self._done
+
     def realized(self, path: str) -> list[Realized]:
         """What became of the intent; nothing while no snapshot with it was compiled."""
         return [self._state(claim) for claim in self._claims.get(path, ())]
