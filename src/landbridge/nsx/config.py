@@ -23,6 +23,13 @@ class Database(_Section):
     url_file: str = ""
 
 
+class EdgeAddress(_Section):
+    """An edge node: its name is that of its chassis, its address is where it is managed."""
+
+    name: str
+    address: str
+
+
 class ManagerConfig(_Section):
     """What `python -m landbridge.nsx --config FILE` reads."""
 
@@ -39,7 +46,7 @@ class ManagerConfig(_Section):
     vcenter: VCenterLogin
     # The distributed switch of it that segments become port groups of; empty: the first.
     switch: str = ""
-    edges: list[Edge] = []
+    edges: list[EdgeAddress] = []
 
     @classmethod
     def load(cls, path: Path) -> "ManagerConfig":
@@ -53,6 +60,6 @@ class ManagerConfig(_Section):
             database_url_file=self.database.url_file,
             administrator=self.administrator,
             auditor=self.auditor,
-            edges=self.edges,
+            edges=[Edge(name=edge.name) for edge in self.edges],
             host_name=self.name,
         )

@@ -10,7 +10,6 @@ from aiohttp import web
 from landbridge.nsx.config import ManagerConfig
 from landbridge.nsx.fabric.compute_manager import ComputeManager, SegmentGroup
 from landbridge.nsx.fabric.port_groups import PortGroups, WantedGroup
-from landbridge.nsx.snapshots import Snapshots
 from landbridge.nsx.fabric.transport_nodes import TransportNodes
 from landbridge.nsx.ovn.central import Central
 from landbridge.nsx.ovn.northbound import Northbound
@@ -19,6 +18,7 @@ from landbridge.nsx.policy.model.segments import Segment
 from landbridge.nsx.policy.server import application
 from landbridge.nsx.policy.store import Store
 from landbridge.nsx.snapshot import Machine, Realized
+from landbridge.nsx.snapshots import Snapshots
 from landbridge.pki import Identity
 from landbridge.vmodl.client import VCenter
 
@@ -46,7 +46,8 @@ class Manager:
         self.reconciler = Reconciler(Northbound(self.central.northbound), self.snapshots.newer)
         remote = self.central.southbound_remote
         assert remote is not None  # there is an address to listen on
-        self.nodes = TransportNodes(self._identity, remote, self._fabric_changed, self._settled)
+        edges = {edge.address: edge.name for edge in config.edges}
+        self.nodes = TransportNodes(self._identity, remote, edges, self._fabric_changed, self._settled)
         self._runner: web.AppRunner | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -65,6 +66,7 @@ class Manager:
             asyncio.create_task(self.groups.run(self._wanted_groups, self._present_groups), name="port groups"),
             asyncio.create_task(self._follow_intents(), name="intents"),
         ]
+        self.nodes.follow((), {})  # the edges need no vCenter
         _log.info("NSX manager %s listens on %s:%s", self.config.name, where.address, where.port)
 
     async def failed(self) -> None:

@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 _PORT = 443
 _WAIT = 30.0  # seconds a long poll may last
 _RETRY = 3.0
+_EDGE_LOOK = 15.0  # seconds between looks whether an edge is still set up: no VM comes to it
 _NO_TRANSPORT_NODE = 60.0  # seconds until such a host is asked again
 # OVN hands a port over within tenths of a second; a request that stays would bind it to a host it might leave unheard.
 _SETTLING = 5.0
@@ -28,9 +29,15 @@ class TransportNodes:
     """All hosts of the compute manager. `moves` is for the snapshot; `changed` is called when it changed."""
 
     def __init__(
-        self, identity: Identity, southbound: str, changed: Callable[[], None], settled: Callable[[], Awaitable[None]]
+        self,
+        identity: Identity,
+        southbound: str,
+        edges: Mapping[str, str],
+        changed: Callable[[], None],
+        settled: Callable[[], Awaitable[None]],
     ) -> None:
-        """`settled()` waits until what `moves` says now is realised."""
+        """`edges`: name by address. `settled()` waits until what `moves` says now is realised."""
+        self._edges = edges
         self._identity = identity
         self._southbound = southbound
         self._changed = changed
@@ -49,7 +56,7 @@ class TransportNodes:
     def follow(self, hosts: Iterable[Host], where: Mapping[str, str]) -> None:
         """These are the hosts now; `where` says at which host's address each VIF is."""
         self._where = dict(where)
-        wanted = {host.address for host in hosts if host.connected}
+        wanted = {host.address for host in hosts if host.connected} | self._edges.keys()
         for address in wanted - self._nodes.keys():
             self._nodes[address] = asyncio.create_task(self._node(address), name=f"transport node {address}")
         for address in self._nodes.keys() - wanted:
@@ -69,10 +76,12 @@ class TransportNodes:
             pause = _RETRY
             try:
                 async with HostClient(address, _PORT, self._identity) as client:
-                    if await self._prepare(client, address):
-                        await self._watch(client, address)
-                    else:
+                    if not await self._prepare(client, address):
                         pause = _NO_TRANSPORT_NODE
+                    elif address in self._edges:
+                        pause = _EDGE_LOOK
+                    else:
+                        await self._watch(client, address)
             except (HostError, HostUnreachable) as error:
                 _log.warning("transport node %s: %s", address, error)
             await asyncio.sleep(pause)
