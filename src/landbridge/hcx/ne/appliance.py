@@ -216,8 +216,7 @@ class Appliance:
         async with self._lock:
             for network in self._networks.values():
                 await network.forget(macs)
-            vlans = [extension.vlan for extension in self._record.networks.values() if extension.vlan is not None]
-            await self._local.forget(macs, vlans)
+            await self._local.forget()
 
     async def status(self) -> Status:
         transfer = await self._tunnel.transfer()
@@ -332,6 +331,9 @@ class Appliance:
         if peer is None:
             return
         found = await find_path_mtu(self._config.uplink, peer, self._path_mtu)
+        if found is not None and self._path_mtu is not None and found < self._path_mtu:
+            # Smaller than it was, or probes were lost: only what fails again has failed.
+            found = max(found, await find_path_mtu(self._config.uplink, peer, found) or 0)
         if found is None or peer != self._record.peer:  # no answer says nothing about the size
             return
         if found != self._path_mtu:

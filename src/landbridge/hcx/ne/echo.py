@@ -49,9 +49,10 @@ class Pinger:
         begin = self._loop.time()
         try:
             self._socket.send(_request(self._identifier, sequence, size - _HEADERS))
-            async with asyncio.timeout(timeout):
-                return await answer - begin
-        except (OSError, TimeoutError):  # larger than the interface lets out, no route, or no answer
+            # An answer that came while the loop was late counts: `timeout` would take it for none.
+            await asyncio.wait([answer], timeout=timeout)
+            return answer.result() - begin if answer.done() and not answer.cancelled() else None
+        except OSError:  # larger than the interface lets out, or no route
             return None
         finally:
             self._waiting.pop(sequence, None)

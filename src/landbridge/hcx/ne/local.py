@@ -4,8 +4,8 @@ The one seam to the site's side: `attach` makes an interface a port of the exten
 """
 
 from landbridge.esx.model import PortGroup
-from landbridge.esx.switch import Switch, SwitchError
-from landbridge.hcx.ne.commands import CommandError, run
+from landbridge.esx.switch import Switch
+from landbridge.hcx.ne.commands import run
 from landbridge.hcx.ne.config import NeConfig
 from landbridge.hcx.ne.model import Extension, NeError
 
@@ -49,15 +49,6 @@ class LocalSide:
         """The network of each port, by interface."""
         return await self._switch.ports()
 
-    async def forget(self, macs: list[str], vlans: list[int]) -> None:
-        """Drop what Open vSwitch learnt of these addresses."""
-        for vlan in vlans:
-            for mac in macs:
-                try:
-                    await self._control("fdb/del", Switch.bridge, str(vlan), mac)
-                except CommandError as error:
-                    if "not found" not in str(error).lower():
-                        raise SwitchError(str(error)) from error
-
-    async def _control(self, *command: str) -> str:
-        return await run("ovs-appctl", "--timeout=10", "-t", str(self._run / "ovs-vswitchd.ctl"), *command)
+    async def forget(self) -> None:
+        """Drop what Open vSwitch learnt: it can not forget a single address, and learns all anew in a frame each."""
+        await run("ovs-appctl", "--timeout=10", "-t", str(self._run / "ovs-vswitchd.ctl"), "fdb/flush", Switch.bridge)

@@ -82,7 +82,6 @@ class Tunnel:
             *("allowed-ips", f"{peer.peer_tunnel_address}/32", "persistent-keepalive", str(_KEEPALIVE)),
         )
         await links(
-            f"link set dev {device} addrgenmode none",
             f"address flush dev {device}",
             f"address add {peer.tunnel_address} peer {peer.peer_tunnel_address}/32 dev {device}",
             f"link set dev {device} mtu {mtu} up",
@@ -122,6 +121,8 @@ class Tunnel:
             await links(f"link add dev {self.interface} type wireguard")
         except CommandError:
             await self._start_wireguard_go()
+        # Now, at its first MTU: below 1,280 bytes the interface has no IPv6 to set anything of.
+        await links(f"link set dev {self.interface} addrgenmode none")
 
     async def _start_wireguard_go(self) -> None:
         pid = self._pid()

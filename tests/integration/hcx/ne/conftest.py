@@ -1,6 +1,7 @@
 """A pair of appliances for all tests of this directory, with two networks extended."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -26,3 +27,23 @@ async def stage() -> AsyncIterator[Stage]:
         yield made
     finally:
         await made.remove()
+
+
+@dataclass(frozen=True)
+class Guests:
+    """Namespaces of guests with MTU 1500: two on each network, one a site."""
+
+    red_a: str  # 10.50.0.1
+    red_b: str  # 10.50.0.2
+    blue_a: str  # 10.50.0.3
+    blue_b: str  # 10.50.0.4
+
+
+@pytest.fixture(scope="session")
+async def guests(stage: Stage) -> Guests:
+    return Guests(
+        red_a=await stage.a.guest("ra", "10.50.0.1", "red"),
+        red_b=await stage.b.guest("rb", "10.50.0.2", "red"),
+        blue_a=await stage.a.guest("ba", "10.50.0.3", "blue"),
+        blue_b=await stage.b.guest("bb", "10.50.0.4", "blue"),
+    )

@@ -159,8 +159,18 @@ class Site:
             await asyncio.sleep(0.1)
         return status
 
+    async def until_network(self, name: str, condition: Callable[[NetworkStatus], bool]) -> NetworkStatus:
+        """Wait for a network's status that fulfils the condition."""
+        await self.until(lambda status: any(n.id == name and condition(n) for n in status.networks))
+        return await self.network(name)
+
     async def network(self, name: str) -> NetworkStatus:
         return next(network for network in (await self.client.status()).networks if network.id == name)
+
+    async def add_group(self, name: str, vlan: int) -> None:
+        """One more port group of the site's switch."""
+        group = PortGroup(key=name, name=name, vlan=vlan)
+        await self.switch.set_port_groups([*self.switch.port_groups(), group])
 
     async def guest(self, name: str, address: str, group: str, mtu: int = 1500, mac: str = "") -> str:
         """A namespace with an address, plugged into the site's switch."""
@@ -200,6 +210,8 @@ class Stage:
         run("ip", "netns", "add", full)
         self.namespaces.append(full)
         run("ip", "-n", full, "link", "set", "lo", "up")
+        # IPv6 greets its neighbours on every new link; a guest here says only what a test has it say.
+        run("ip", "netns", "exec", full, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
         return full
 
     def remove_namespace(self, name: str) -> None:
