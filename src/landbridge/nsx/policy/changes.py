@@ -54,14 +54,14 @@ def put(draft: Draft, path: str, body: dict[str, Any]) -> Intent:
 
 
 def patch(draft: Draft, path: str, body: dict[str, Any], depth: int = 0) -> None:
-    """Create an object or change the given fields of it, with the children in the body."""
+    """Create an object or change the given fields of it (null: back to the default), with the body's children."""
     if path == ROOT:
         _only(body, {"children", "resource_type", "id", "display_name", "connectivity_strategy"}, ROOT)
         children(draft, ROOT, body.get("children") or [], depth)
         return
     place = _place(path)
     below = body.get("children") or []
-    bare = {key for key, value in body.items() if value is not None} <= {"id", "resource_type", "children"} | _OURS
+    bare = set(body) <= {"id", "resource_type", "children"} | _OURS
     # A node that only leads to its children changes nothing itself.
     if not (bare and existing(draft, path) is not None):
         _write(draft, place, path, {key: value for key, value in body.items() if key != "children"}, replace=False)
@@ -257,8 +257,7 @@ def _fields(body: dict[str, Any], path: str, place: Place) -> dict[str, Any]:
     kinds = (None, "", place.kind.kind, place.child_name)
     if not place.embedded and body.get("resource_type") not in kinds:
         raise faults.invalid(f"resource_type: {body['resource_type']!r} does not live at {path}")
-    # A null is as good as absent: nsxlib sends many.
-    kept = {k: value for k, value in body.items() if value is not None and k not in _OURS and not k.startswith("_")}
+    kept = {key: value for key, value in body.items() if key not in _OURS and not key.startswith("_")}
     for key in ("id", *(() if place.embedded else ("resource_type",))):
         kept.pop(key, None)
     return kept

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.nsx.policy.http import Api
+from tests.integration.nsx.policy.bare import Api
 from tests.integration.nsx.policy.managers import ADMIN, Manager, manager
 
 
