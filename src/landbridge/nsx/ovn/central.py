@@ -132,6 +132,7 @@ class Central:
             remotes += ["--remote=db:OVN_Southbound,SB_Global,connections"]
             remotes += [f"--{option}=db:OVN_Southbound,SSL,{column}" for option, column in _SSL.items()]
         await daemon.start(str(file), *remotes)
+        await self._execute(f"ovn-{which}ctl", f"--db=unix:{socket}", "--timeout=15", "init")
         if (await self._execute("ovsdb-client", "needs-conversion", f"unix:{socket}", str(schema))).strip() == "yes":
             _log.info("converting %s to the schema of the OVN that is installed", file)
             await self._execute("ovsdb-client", "convert", f"unix:{socket}", str(schema))

@@ -68,6 +68,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
 }
 # Rows of these live by themselves; others as long as something refers to them.
 _ROOTS = ("Logical_Switch", "Logical_Router", "Load_Balancer", "DHCP_Options", "Address_Set", "Port_Group")
+# Of the others these must be deleted by name: what they refer to is not free before they are collected.
+_HOLDERS = ("NAT",)
 # A name in these tables is taken once in the whole database.
 _NAMED = frozenset({"Logical_Switch_Port", "Logical_Router_Port", "Address_Set", "Port_Group", "Gateway_Chassis"})
 # The least size of a set of which only the difference is sent.
@@ -126,7 +128,7 @@ def difference(wanted: Mapping[Ref, Row], tables: Tables) -> Difference:
         elif operations := list(_changes(ref.table, uuid, columns, tables[ref.table][uuid])):
             made.operations += operations
             made.touched.add(ref)
-    gone = [(table, uuid) for table in _ROOTS for uuid in _unwanted(table, wanted, here, tables)]
+    gone = [(table, uuid) for table in (*_ROOTS, *_HOLDERS) for uuid in _unwanted(table, wanted, here, tables)]
     made.operations += [{"op": "delete", "table": table, "where": _where(uuid)} for table, uuid in gone]
     made.removed = len(gone)
     return made

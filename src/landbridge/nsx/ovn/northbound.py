@@ -60,6 +60,10 @@ class Northbound:
     def connected(self) -> bool:
         return self._connection is not None and not self._connection.closed.is_set()
 
+    def ready(self) -> bool:
+        """Whether somebody made a new database's first row (`ovn-nbctl init`), which wakes us."""
+        return bool(self._open().tables["NB_Global"])
+
     def version(self) -> tuple[int, int]:
         """Another one after each change of the rows; the second number grows by one for each."""
         return self._connections, self._open().version
@@ -71,14 +75,9 @@ class Northbound:
     async def commit(self, operations: Sequence[Mapping[str, Any]]) -> int:
         """Write in one transaction. A number that `realised` reaches when ovn-northd has followed."""
         number = self._global("nb_cfg") + 1
-        await self._open().transact([*operations, *self._count(number)], _TRANSACTION_TIMEOUT)
+        count = {"op": "update", "table": "NB_Global", "where": [], "row": {"nb_cfg": number}}
+        await self._open().transact([*operations, count], _TRANSACTION_TIMEOUT)
         return number
-
-    def _count(self, number: int) -> list[dict[str, Any]]:
-        if self._open().tables["NB_Global"]:
-            return [{"op": "update", "table": "NB_Global", "where": [], "row": {"nb_cfg": number}}]
-        # A new database has no such row until ovn-northd makes it.
-        return [{"op": "insert", "table": "NB_Global", "row": {"nb_cfg": number}}]
 
     def _global(self, column: str) -> int:
         for row in self._open().tables["NB_Global"].values():

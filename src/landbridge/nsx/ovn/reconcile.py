@@ -92,7 +92,7 @@ class Reconciler:
 
     async def _reconcile(self) -> None:
         snapshot = self._snapshot
-        if snapshot is None:
+        if snapshot is None or not self._northbound.ready():
             return
         version = self._northbound.version()
         if self._compared != (snapshot.sequence, version):
@@ -112,7 +112,9 @@ class Reconciler:
             self._claims = claims
             self._failure = ""
         caught_up = self._northbound.realised()
-        self._pending = {ref: number for ref, number in self._pending.items() if number > caught_up}
+        self._pending = {
+            ref: number for ref, number in self._pending.items() if number > caught_up and ref in self._uuids
+        }
         async with self._settled:
             self._done = snapshot.sequence
             self._settled.notify_all()

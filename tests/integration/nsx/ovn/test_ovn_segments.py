@@ -22,11 +22,11 @@ DHCP = "/infra/dhcp-server-configs/d"
 VLANS = "/infra/sites/default/enforcement-points/default/transport-zones/vlan"
 
 
-def served(**fields: object) -> list[Segment | DhcpServerConfig]:
+def served() -> list[Segment | DhcpServerConfig]:
     subnet = SegmentSubnet(gateway_address="10.1.0.1/24", dhcp_ranges=["10.1.0.100-10.1.0.103"])
     return [
         DhcpServerConfig(path=DHCP, server_addresses=["10.1.0.2/24"], lease_time=7200),
-        Segment(path=WEB, subnets=[subnet], dhcp_config_path=DHCP, domain_name="lab", **fields),
+        Segment(path=WEB, subnets=[subnet], dhcp_config_path=DHCP, domain_name="lab"),
     ]
 
 

@@ -2,7 +2,10 @@
 
 from landbridge.nsx.ovn.compile.context import Context
 from landbridge.nsx.ovn.compile.dhcp import compile_dhcp
+from landbridge.nsx.ovn.compile.gateways import compile_gateways
+from landbridge.nsx.ovn.compile.nat import compile_nat
 from landbridge.nsx.ovn.compile.ports import compile_ports
+from landbridge.nsx.ovn.compile.routes import compile_routes
 from landbridge.nsx.ovn.compile.segments import compile_segments
 from landbridge.nsx.ovn.rows import Present, Wanted
 from landbridge.nsx.snapshot import Snapshot
@@ -17,5 +20,7 @@ def compile_snapshot(snapshot: Snapshot, present: Present) -> Wanted:
     dhcp = compile_dhcp(context)
     compile_segments(context, dhcp)
     compile_ports(context, dhcp)
+    compile_gateways(context)
+    compile_routes(context, compile_nat(context))
     context.wanted.finish()
     return context.wanted
