@@ -30,11 +30,11 @@ from landbridge.esx.model import (
     vif_id,
 )
 from landbridge.esx.overlay import TransportNode
-from landbridge.esx.switch import Switch
+from landbridge.esx.switch import Switch, SwitchError
 from landbridge.lab.image import DISK_BYTES, GuestSettings, base_image, guest_disk
 from landbridge.pki import Authority, Identity, PeerName
 
-from .cloud import Cloud, Pings, running_cloud, transfer
+from .cloud import Cloud, Pings, run, running_cloud, transfer
 from .hosts import SITE, TestHost, vm_config
 
 WEB = PortGroup(key="dvportgroup-20", name="web", segment=str(uuid.uuid4()))
@@ -145,6 +145,24 @@ async def test_a_chassis_with_a_certificate_of_another_authority_is_not_let_in(c
         status = await switch.overlay.status()
         assert (status.running, status.connected) == (True, False)
         assert "esx04" not in cloud.central.sbctl("--bare", "--columns=name", "list", "chassis")
+    finally:
+        await switch.stop()
+
+
+async def test_a_tunnel_network_too_small_for_full_frames_is_refused(cloud: Cloud, tmp_path: Path) -> None:
+    space = cloud.host_namespace(5)
+    run("ip", "-n", space, "link", "set", "tep0", "mtu", "1500")
+    node = TransportNode("esx05.onprem", cloud.hosts[0].identity, "tep0", IPv4Interface("10.66.0.5/24"))
+    switch = Switch(
+        run_dir=cloud.directory / "esx05" / "switch", state_dir=tmp_path, uplink="uplink0", namespace=space, node=node
+    )
+    await switch.start()
+    try:
+        assert switch.overlay is not None
+        with pytest.raises(SwitchError, match=r"tep0 has an MTU of 1500: .* need 1600 or more"):
+            await switch.overlay.configure(OverlayConfig(southbound=[cloud.central.southbound]))
+        status = await switch.overlay.status()
+        assert (status.mtu, status.configured, status.running) == (1500, False, False)
     finally:
         await switch.stop()
 

@@ -204,6 +204,17 @@ async def test_bad_requests_are_refused_and_change_nothing(wire: Wire) -> None:
     assert "tap-a" not in run("ip", "-n", f"{wire.prefix}-h1", "link", "show")
 
 
+async def test_a_segment_is_refused_by_a_host_that_is_no_transport_node(wire: Wire) -> None:
+    switch = wire.switches["h1"]
+    segment = PortGroup(key="dvportgroup-4", name="web", segment="84c63d6f-1a7e-5a0f-8f5c-0c1a3d9b7e55")
+    # A port group of the distributed switch is known to all its hosts; to plug into it is another matter.
+    await switch.set_port_groups([RED, segment])
+    with pytest.raises(SwitchError, match="'web' is a segment, and this host is no transport node: set tep"):
+        await switch.plug("tap-a", segment.key, "00:50:56:00:00:01", vif="vif-1")
+    assert await switch.ports() == {}
+    assert "tap-a" not in run("ip", "-n", f"{wire.prefix}-h1", "link", "show")
+
+
 async def test_an_uplink_that_is_not_there_is_named(wire: Wire) -> None:
     switch = Switch(
         run_dir=wire.directory / "h3", state_dir=wire.directory / "h3", uplink="uplink9", namespace=f"{wire.prefix}-h1"
