@@ -125,7 +125,7 @@ def _field_and_value(token: str) -> tuple[str, str]:
 
 def _match(field: str, value: str) -> Predicate:
     if value == "*":
-        return lambda one: not field or any(True for _ in _values(one, field))
+        return lambda one: not field or _has(one, field)
     pattern = _pattern(value)
     fields = (field,) if field else _FREE
     return lambda one: any(pattern.fullmatch(text) for name in fields for text in _values(one, name))
@@ -144,6 +144,13 @@ def _pattern(value: str) -> re.Pattern[str]:
         else:
             parts.append(re.escape(piece[1:] if len(piece) > 1 else piece))
     return re.compile("".join(parts), re.IGNORECASE | re.DOTALL)
+
+
+def _has(one: Any, field: str) -> bool:
+    if isinstance(one, list):
+        return any(_has(element, field) for element in one)
+    name, _, rest = field.partition(".")
+    return isinstance(one, dict) and name in one and (not rest or _has(one[name], rest))
 
 
 def _values(one: Any, field: str) -> Iterator[str]:
