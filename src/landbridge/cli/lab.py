@@ -126,8 +126,10 @@ def _logins(there: dict[str, Any]) -> str:
     """The APIs, one a line; lines for copying, which a table would cut."""
     lines = []
     for name, site in there["sites"].items():
-        for product, label in (("vcenter", "vSphere"), ("hcx", "HCX")):
-            login = site[product]
+        for product, label in (("vcenter", "vSphere"), ("nsx", "NSX"), ("hcx", "HCX")):
+            login = site.get(product)
+            if login is None:
+                continue  # only the private cloud has NSX
             where = f"{login['url']}  user {login['user']}, password in {login['password_file']}"
             lines.append(f"{name:8}{label:9}{where}")
     return "\n".join(lines)

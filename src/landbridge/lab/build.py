@@ -24,6 +24,7 @@ from landbridge.fleet.machine import MachineError
 from landbridge.lab.configuration import Secrets, service_configuration
 from landbridge.lab.inventory import prepare_site
 from landbridge.lab.network import Network
+from landbridge.lab.nsx import prepare_nsx
 from landbridge.lab.pairing import pair_sites
 from landbridge.lab.topology import Node, Site, Topology
 from landbridge.pki import Authority, PeerName
@@ -33,8 +34,10 @@ _MODULES = {
     "vcenter": "landbridge.vcenter",
     "hcx": "landbridge.hcx",
     "ix": "landbridge.hcx.ix",
+    "nsx": "landbridge.nsx",
+    "edge": "landbridge.nsx.edge",
 }
-_MANAGERS = ("vcenter", "hcx")
+_MANAGERS = ("vcenter", "hcx", "nsx")
 _BEHIND_GUESTS = 5  # niceness
 _READY_TIMEOUT = 120.0  # seconds until a daemon listens; starting ten at once on two cores takes a while
 _READY_POLL = 0.1
@@ -111,6 +114,9 @@ class Lab:
         say(f"{site.name}: {len(site.esx)} hosts, vCenter, HCX manager and interconnect answer")
         await asyncio.to_thread(prepare_site, self.login(site.name, "vcenter"), site, self.topology.vlan)
         say(f"{site.name}: {site.datacenter}/{site.cluster} has its hosts and the network")
+        if site.has_nsx:
+            await prepare_nsx(self.login(site.name, "nsx"), site)
+            say(f"{site.name}: NSX has its tier-0 and tier-1")
 
     def _equip(self, site: Site, node: Node) -> None:
         """Certificate, passwords and configuration file of a node; those that are there stay."""
@@ -122,12 +128,13 @@ class Lab:
                 names.append(f"*.vmotion.{node.full_name}")
             who = PeerName(site.name, node.role, node.full_name)
             authority.issue(home / "pki", who, dns=names, addresses=[leg.address for leg in node.legs])
-        for role in ("vcenter", "hcx"):
+        for role in _products(site):
             _create_password(self._password(site.name, role))
         (home / "state").mkdir(parents=True, exist_ok=True)
         kept = Secrets(
             vcenter_password=self._password(site.name, "vcenter"),
             hcx_password=self._password(site.name, "hcx"),
+            nsx_password=self._password(site.name, "nsx"),
             ca=self._authority(site.name) / "ca.pem",
         )
         run_dir = self.network.node(node).directory
@@ -193,7 +200,7 @@ class Lab:
 
     def _describe(self, site: Site) -> dict[str, Any]:
         described: dict[str, Any] = {"ca": str(self._authority(site.name) / "ca.pem")}
-        for product in ("vcenter", "hcx"):
+        for product in _products(site):
             login = self.login(site.name, product)
             described[product] = {"url": login.url, "user": login.user, "password_file": str(login.password_file)}
         return described
@@ -207,11 +214,12 @@ class Lab:
         raise LabError(f"the lab has no site {name!r}: its sites are onprem and cloud")
 
     def login(self, site: str, product: str) -> Login:
-        """The administrator's login at a site's `vcenter` or `hcx`."""
+        """The administrator's login at a site's `vcenter`, `hcx` or `nsx`."""
         there = self.site(site)
         node, user = {
             "vcenter": (there.vcenter, "administrator@vsphere.local"),
             "hcx": (there.hcx, "admin"),
+            "nsx": (there.nsx, "admin"),
         }[product]
         authority = self._authority(site) / "ca.pem"
         return Login(f"https://{node.management}", user, self._password(site, product), authority)
@@ -228,6 +236,11 @@ class Lab:
 
     def _password(self, site: str, product: str) -> Path:
         return self.topology.state_dir / site / f"{product}.password"
+
+
+def _products(site: Site) -> tuple[str, ...]:
+    """What has an API and a password of its own."""
+    return ("vcenter", "nsx", "hcx") if site.has_nsx else ("vcenter", "hcx")
 
 
 def _create_password(path: Path) -> None:

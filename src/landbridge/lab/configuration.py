@@ -14,6 +14,7 @@ class Secrets:
 
     vcenter_password: Path
     hcx_password: Path
+    nsx_password: Path
     ca: Path
 
 
@@ -36,8 +37,26 @@ def _esx(_site: Site, node: Node, home: Path, _kept: Secrets) -> dict[str, Any]:
         "management": {"address": node.management},
         "vmotion": {"address": node.leg("vmotion").address},
         "datastores": [{"name": datastore_name(node), "path": datastore}],
-        "switch": {"uplink": "uplink0"},
+        "switch": _switch(node),
     }
+
+
+def _switch(node: Node) -> dict[str, Any]:
+    tunnels = {"tep": "tep0", "tep_address": str(node.tep.interface)} if node.tep is not None else {}
+    return {"uplink": "uplink0", **tunnels}
+
+
+def _nsx(site: Site, node: Node, _home: Path, kept: Secrets) -> dict[str, Any]:
+    return {
+        "listen": {"address": node.management},
+        "administrator": {"user": "admin", "password_file": kept.nsx_password},
+        "vcenter": _vcenter_login(site, kept),
+        "edges": [{"name": site.nsx_edge.full_name, "address": site.nsx_edge.management}],
+    }
+
+
+def _edge(_site: Site, node: Node, _home: Path, _kept: Secrets) -> dict[str, Any]:
+    return {"management": {"address": node.management}, "switch": _switch(node)}
 
 
 def _vcenter(_site: Site, node: Node, _home: Path, kept: Secrets) -> dict[str, Any]:
@@ -52,17 +71,21 @@ def _hcx(site: Site, node: Node, _home: Path, kept: Secrets) -> dict[str, Any]:
         "role": site.role,
         "listen": {"address": node.management},
         "administrator": {"user": "admin", "password_file": kept.hcx_password},
-        "vcenter": {
-            "url": f"https://{site.vcenter.management}",
-            "user": "administrator@vsphere.local",
-            "password_file": kept.vcenter_password,
-            "ca_file": kept.ca,
-        },
+        "vcenter": _vcenter_login(site, kept),
         "ix": {
             "name": site.ix.full_name,
             "address": site.ix.management,
             "uplink_address": site.ix.leg("uplink").address,
         },
+    }
+
+
+def _vcenter_login(site: Site, kept: Secrets) -> dict[str, Any]:
+    return {
+        "url": f"https://{site.vcenter.management}",
+        "user": "administrator@vsphere.local",
+        "password_file": kept.vcenter_password,
+        "ca_file": kept.ca,
     }
 
 
@@ -74,7 +97,7 @@ def _ix(_site: Site, node: Node, _home: Path, _kept: Secrets) -> dict[str, Any]:
     }
 
 
-_SECTIONS = {"esx": _esx, "vcenter": _vcenter, "hcx": _hcx, "ix": _ix}
+_SECTIONS = {"esx": _esx, "vcenter": _vcenter, "hcx": _hcx, "ix": _ix, "nsx": _nsx, "edge": _edge}
 
 
 def datastore_name(node: Node) -> str:

@@ -42,10 +42,20 @@ class GuestVm:
     name: str = "demo"
     number: int = 1  # decides its address on the VM network
     memory_mib: int = 256
+    # On another network than the lab's own: its name, the guest's address there with its prefix length, its gateway,
+    # and the machine that asks and probes it.
+    network: str = PORT_GROUP
+    interface: str = ""
+    gateway: str = ""
+    client: tuple[str, ...] = ("client",)
 
     @property
     def address(self) -> str:
-        return str(self.lab.topology.vm_address(self.number).ip)
+        return self._interface.partition("/")[0]
+
+    @property
+    def _interface(self) -> str:
+        return self.interface or str(self.lab.topology.vm_address(self.number))
 
     # -- through vCenter ------------------------------------------------------------------------------------------
 
@@ -55,9 +65,7 @@ class GuestVm:
         A name that is taken is vCenter's DuplicateName.
         """
         base = await asyncio.to_thread(base_image, data_mib)
-        told = replace(
-            settings or GuestSettings(), hostname=self.name, address=str(self.lab.topology.vm_address(self.number))
-        )
+        told = replace(settings or GuestSettings(), hostname=self.name, address=self._interface, gateway=self.gateway)
         with tempfile.TemporaryDirectory(dir=self.lab.topology.state_dir, prefix="guest-") as work:
             disk = Path(work) / "disk.qcow2"
             await asyncio.to_thread(guest_disk, base, disk, told)
@@ -127,7 +135,7 @@ class GuestVm:
             cluster = _named(datacenter.hostFolder.childEntity, there.cluster)
             datastore = datastore_name(there.esx[0])
             host = next(host for host in cluster.host if any(store.name == datastore for store in host.datastore))
-            network = _named(cluster.network, PORT_GROUP)
+            network = _named(cluster.network, self.network)
             specification = _specification(self, datastore, network)
             WaitForTask(datacenter.vmFolder.CreateVM_Task(config=specification, pool=cluster.resourcePool, host=host))
 
@@ -185,7 +193,7 @@ class GuestVm:
 
     async def ask(self, command: str, *, timeout: float = _ASK_TIMEOUT) -> dict[str, Any]:
         """`status`, `checksum` or `verify`, answered inside the guest."""
-        client = self.lab.network.machine("client")
+        client = self.lab.network.machine(*self.client)
         answer = await client.execute(*_PROBE, "ask", self.address, command, timeout=timeout)
         values: dict[str, Any] = json.loads(answer)
         if "error" in values:
@@ -201,7 +209,7 @@ class GuestVm:
     async def watched(self) -> AsyncIterator[list[Findings]]:
         """Probe the guest for as long as the context lasts; then the list has what was seen, one entry."""
         process = await asyncio.create_subprocess_exec(
-            *("ip", "netns", "exec", self.lab.network.machine("client").name, *_PROBE, "watch", self.address),
+            *("ip", "netns", "exec", self.lab.network.machine(*self.client).name, *_PROBE, "watch", self.address),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

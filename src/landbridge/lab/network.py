@@ -19,6 +19,7 @@ from landbridge.fleet.netns import NamespaceMachine, run
 from landbridge.lab.topology import Node, Site, Topology, wan_address
 
 _VM_TRUNK = "vmtrunk"  # the bridge that joins the hosts' uplinks; it carries tagged frames
+_OVERLAY_MTU = 9000  # frames of tunnels are larger than what they carry
 _QUEUE = "burst 1mb latency 50ms"
 # The userspace switch reads frames from packet sockets; with the usual 208 KiB it loses many in a burst.
 _RECEIVE_BUFFER = Path("/proc/sys/net/core/rmem_default")
@@ -60,6 +61,7 @@ class Network:
         await fabric.create()
         await edge.create()
         await _bridges(fabric, [*site.networks, _VM_TRUNK])
+        await fabric.links(f"link set tep mtu {_OVERLAY_MTU}")
         await self._build_edge(site, edge, fabric)
         for node in site.nodes:
             await self._build_node(site, node, fabric)
@@ -67,17 +69,20 @@ class Network:
 
     async def _build_edge(self, site: Site, edge: NamespaceMachine, fabric: NamespaceMachine) -> None:
         wan = self.machine("wan")
-        for network in site.networks:
-            if network != "lab":
-                await _wire(edge, network, fabric, f"edge.{network}", bridge=network)
+        for network in _routed(site):
+            await _wire(edge, network, fabric, f"edge.{network}", bridge=network)
         await _wire(edge, "wan", wan, site.name, bridge="wan")
         here, there = wan_address(self._topology, site), wan_address(self._topology, self._topology.peer(site))
-        gateways = [site.gateway(network) for network in site.networks if network != "lab"]
+        gateways = [site.gateway(network) for network in _routed(site)]
         await edge.links(
             *(f"addr replace {leg.interface} dev {leg.network}" for leg in gateways),
             f"addr replace {here} dev wan",
             f"route replace {self._topology.peer(site).network} via {there.ip}",
         )
+        if site.has_nsx:
+            # The tier-0 is behind a userspace switch: see landbridge.esx.switch.
+            await edge.execute("ethtool", "-K", "t0", "tx", "off")
+            await edge.links(f"route replace {self._topology.segments} via {site.tier0.address}")
         await self.limit_wan(site)
         await self._filter(site, edge)
         await edge.set_kernel_parameters({"net.ipv4.ip_forward": "1"})
@@ -121,6 +126,10 @@ table ip edge {{
             await _wire(machine, leg.network, fabric, f"{node.name}.{leg.network}", bridge=leg.network)
         if node.role == "esx":
             await _wire(machine, "uplink0", fabric, f"{node.name}.up", bridge=_VM_TRUNK)
+        if node.role == "edge":
+            await _wire(machine, "uplink0", fabric, f"{node.name}.up", bridge="t0")
+        if node.tep is not None:
+            await _wire(machine, "tep0", fabric, f"{node.name}.tep", bridge="tep", mtu=_OVERLAY_MTU)
         first = node.legs[0]
         await machine.links(
             *(f"addr replace {leg.interface} dev {leg.network}" for leg in node.legs),
@@ -233,9 +242,17 @@ async def _has_interface(machine: NamespaceMachine, interface: str) -> bool:
     return True
 
 
-async def _wire(near: NamespaceMachine, interface: str, far: NamespaceMachine, port: str, *, bridge: str) -> None:
+def _routed(site: Site) -> list[str]:
+    """Networks that the site's edge has an address on. Tunnel endpoints talk to each other alone."""
+    absent = {"lab", "tep"} if site.has_nsx else {"lab", "tep", "t0"}
+    return [network for network in site.networks if network not in absent]
+
+
+async def _wire(
+    near: NamespaceMachine, interface: str, far: NamespaceMachine, port: str, *, bridge: str, mtu: int = 1500
+) -> None:
     """A cable: `interface` of `near` to `port` on a bridge of `far`. One that is there stays."""
     if not await _has_interface(near, interface):
-        await near.links(f"link add {interface} type veth peer name {port} netns {far.name}")
+        await near.links(f"link add {interface} mtu {mtu} type veth peer name {port} mtu {mtu} netns {far.name}")
     await near.links(f"link set {interface} up")
     await far.links(f"link set {port} master {bridge} up")

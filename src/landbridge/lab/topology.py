@@ -2,12 +2,13 @@
 
 Each site has a /22 laid out as Azure VMware Solution does:
 
-    .0.0/26    management: vCenter .0.2, HCX manager .0.9
+    .0.0/26    management: vCenter .0.2, NSX manager .0.3, its edge .0.4, HCX manager .0.9
     .0.64/26   HCX management: the interconnect appliance
     .1.0/25    host management          .1.128/25  vMotion
     .3.0/26    HCX uplink               .3.64/26   this machine's way into the site (the lab's own)
+    .3.128/26  uplink of NSX's tier-0   .3.192/26  tunnel endpoints of NSX's overlay
 
-The first address of each network is the site's edge.
+The first address of each network is the site's edge. The on-premises site has no NSX.
 """
 
 import re
@@ -38,12 +39,16 @@ class Leg:
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of a site. `role` is the component it runs: `esx`, `vcenter`, `hcx`, `ix`."""
+    """A machine of a site. `role` is the component it runs: `esx`, `vcenter`, `hcx`, `ix`, `nsx`, `edge`.
+
+    `tep`: its tunnel endpoint in NSX's overlay, if it is a transport node; the component gives the address to a bridge.
+    """
 
     site: str
     name: str  # esx01
     role: str
     legs: tuple[Leg, ...]
+    tep: Leg | None = None
 
     @property
     def full_name(self) -> str:
@@ -67,6 +72,8 @@ _NETWORKS = (
     ("vmotion", 384, 25),
     ("uplink", 768, 26),
     ("lab", 832, 26),
+    ("t0", 896, 26),
+    ("tep", 960, 26),
 )
 
 
@@ -113,15 +120,40 @@ class Site:
         return Node(self.name, "ix", "ix", legs)
 
     @property
+    def has_nsx(self) -> bool:
+        """Whether NSX serves the site: the private cloud's."""
+        return self.role == "cloud"
+
+    @property
+    def nsx(self) -> Node:
+        return Node(self.name, "nsx", "nsx", (self._leg("mgmt", 3),))
+
+    @property
+    def nsx_edge(self) -> Node:
+        return Node(self.name, "edge01", "edge", (self._leg("mgmt", 4),), self._leg("tep", 2))
+
+    @property
+    def tier0(self) -> Leg:
+        """The uplink of the provider's gateway."""
+        return self._leg("t0", 2)
+
+    @property
     def esx(self) -> list[Node]:
         return [
-            Node(self.name, f"esx{n:02}", "esx", (self._leg("hosts", 10 + n), self._leg("vmotion", 10 + n)))
+            Node(
+                self.name,
+                f"esx{n:02}",
+                "esx",
+                (self._leg("hosts", 10 + n), self._leg("vmotion", 10 + n)),
+                self._leg("tep", 10 + n) if self.has_nsx else None,
+            )
             for n in range(1, self.hosts + 1)
         ]
 
     @property
     def nodes(self) -> list[Node]:
-        return [self.vcenter, self.hcx, self.ix, *self.esx]
+        managed = [self.nsx, self.nsx_edge] if self.has_nsx else []
+        return [self.vcenter, self.hcx, self.ix, *managed, *self.esx]
 
 
 @dataclass(frozen=True)
@@ -134,6 +166,8 @@ class Topology:
     networks: tuple[str, str] = ("10.10.0.0/22", "10.20.0.0/22")
     vm_network: str = "10.100.0.0/24"
     vlan: int = 100
+    # What the private cloud's segments have their subnets out of, as the site routes it to NSX's tier-0.
+    segments: str = "192.168.0.0/16"
     state_root: Path = Path("/var/lib")
     run_root: Path = Path("/run")
 

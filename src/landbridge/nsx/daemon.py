@@ -23,6 +23,7 @@ from landbridge.pki import Identity
 from landbridge.vmodl.client import VCenter
 
 _log = logging.getLogger(__name__)
+_POLL = 60.0  # seconds; changes wake at once
 
 
 class Manager:
@@ -50,6 +51,7 @@ class Manager:
         self.nodes = TransportNodes(self._identity, remote, edges, self._fabric_changed, self._settled)
         self._runner: web.AppRunner | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._wanted: list[WantedGroup] | None = None  # None: the intents were not read yet
 
     async def start(self) -> None:
         """Bring up OVN's central part, or find it; listen; then follow everything."""
@@ -63,7 +65,7 @@ class Manager:
         self._tasks = [
             asyncio.create_task(self.reconciler.run(), name="reconciler"),
             asyncio.create_task(self.compute.run(), name="compute manager"),
-            asyncio.create_task(self.groups.run(self._wanted_groups, self._present_groups), name="port groups"),
+            asyncio.create_task(self.groups.run(lambda: self._wanted or (), self._present_groups), name="port groups"),
             asyncio.create_task(self._follow_intents(), name="intents"),
         ]
         self.nodes.follow((), {})  # the edges need no vCenter
@@ -113,21 +115,16 @@ class Manager:
         await self.reconciler.settled(self.snapshots.sequence)
 
     async def _follow_intents(self) -> None:
-        """Port groups follow the segments as the reconciler does."""
+        """Port groups follow the segments."""
         seen = -1
         while True:
-            contents = await self.store.newer(seen, 60)
+            contents = await self.store.newer(seen, _POLL)
             if contents.sequence != seen:
                 seen = contents.sequence
+                segments = (intent for intent in contents.intents.values() if isinstance(intent, Segment))
+                self._wanted = [WantedGroup(one.display_name or one.id, one.path, one.unique_id) for one in segments]
                 self.groups.look()
 
-    def _wanted_groups(self) -> list[WantedGroup]:
-        contents = self.snapshots.contents
-        if contents is None:
-            return []
-        segments = (intent for intent in contents.intents.values() if isinstance(intent, Segment))
-        return [WantedGroup(one.display_name or one.id, one.path, one.unique_id) for one in segments]
-
     def _present_groups(self) -> Iterable[SegmentGroup] | None:
-        ready = self.compute.seen.complete and self.snapshots.contents is not None
+        ready = self.compute.seen.complete and self._wanted is not None
         return self.compute.seen.groups.values() if ready else None

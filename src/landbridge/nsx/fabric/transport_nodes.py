@@ -22,6 +22,7 @@ _EDGE_LOOK = 15.0  # seconds between looks whether an edge is still set up: no V
 _NO_TRANSPORT_NODE = 60.0  # seconds until such a host is asked again
 # OVN hands a port over within tenths of a second; a request that stays would bind it to a host it might leave unheard.
 _SETTLING = 5.0
+_NOT_OURS = (403, 404)
 _FINAL = (VmotionPhase.SUCCEEDED, VmotionPhase.FAILED)
 
 
@@ -88,7 +89,12 @@ class TransportNodes:
 
     async def _prepare(self, client: HostClient, address: str) -> bool:
         """Make the host a chassis; False if it can not be one."""
-        status = await client.overlay()
+        try:
+            status = await client.overlay()
+        except HostError as error:
+            if error.status in _NOT_OURS:  # HCX's mobility agent is a host of vCenter, and none of NSX
+                return False
+            raise
         if not status.transport_node:
             return False
         if status.southbound != [self._southbound]:
