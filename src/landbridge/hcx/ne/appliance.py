@@ -85,7 +85,7 @@ class Appliance:
         self._file = config.state_dir / "appliance.json"
         self._record = Record()
         self._tunnel = Tunnel(config)
-        self._local = LocalSide(config)
+        self.local = LocalSide(config)
         self._networks: dict[str, Network] = {}
         self._path_mtu: int | None = None
         self._path_known = asyncio.Event()
@@ -106,7 +106,7 @@ class Appliance:
         if self._file.exists():
             self._record = Record.model_validate_json(self._file.read_bytes())
         self._tunnel.public_key()
-        await self._local.start()
+        await self.local.start()
         async with self._lock:
             peer = self._record.peer
             if peer is not None:
@@ -130,7 +130,7 @@ class Appliance:
         self._close_pinger()
         for network in self._networks.values():
             network.close()
-        await self._local.close()
+        await self.local.close()
 
     # -- what the manager asks ------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class Appliance:
 
     async def extend(self, name: str, extension: Extension) -> None:
         """Extend a network, or see that it is; NeError says why not."""
-        self._local.check(extension)
+        self.local.check(extension)
         async with self._lock:
             peer = self._record.peer
             if peer is None:
@@ -216,7 +216,7 @@ class Appliance:
         async with self._lock:
             for network in self._networks.values():
                 await network.forget(macs)
-            await self._local.forget()
+            await self.local.forget()
 
     async def status(self) -> Status:
         transfer = await self._tunnel.transfer()
@@ -246,7 +246,7 @@ class Appliance:
         known = self._networks.get(name)
         if known is None:
             own = sender(extension.vni, self._tunnel.public_key(), self._config.name)
-            known = self._networks[name] = Network(name, extension, own, self._local)
+            known = self._networks[name] = Network(name, extension, own, self.local)
         return known
 
     def _save(self, record: Record) -> None:
@@ -331,9 +331,6 @@ class Appliance:
         if peer is None:
             return
         found = await find_path_mtu(self._config.uplink, peer, self._path_mtu)
-        if found is not None and self._path_mtu is not None and found < self._path_mtu:
-            # Smaller than it was, or probes were lost: only what fails again has failed.
-            found = max(found, await find_path_mtu(self._config.uplink, peer, found) or 0)
         if found is None or peer != self._record.peer:  # no answer says nothing about the size
             return
         if found != self._path_mtu:

@@ -12,13 +12,18 @@ address = "10.10.3.11"                # UDP 4500
 interface = "uplink0"
 [trunk]
 interface = "trunk0"                  # the leg into the site's switch; carries the VLANs tagged
+[overlay]                             # where networks are NSX's segments: the appliance is a transport node
+interface = "tep0"
+address = "10.20.3.150/25"
+
+At least one of `trunk` and `overlay` is there.
 """
 
 import tomllib
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Section(BaseModel):
@@ -46,6 +51,13 @@ class Trunk(_Section):
     interface: str
 
 
+class OverlayLeg(_Section):
+    """The interface for the tunnels of the overlay; the NSX manager says whose chassis the appliance is."""
+
+    interface: str
+    address: IPv4Interface
+
+
 class NeConfig(_Section):
     """What `python -m landbridge.hcx.ne --config FILE` reads."""
 
@@ -56,7 +68,14 @@ class NeConfig(_Section):
     pki_dir: Path
     management: Management
     uplink: Uplink
-    trunk: Trunk
+    trunk: Trunk | None = None
+    overlay: OverlayLeg | None = None
+
+    @model_validator(mode="after")
+    def _has_a_leg(self) -> "NeConfig":
+        if self.trunk is None and self.overlay is None:
+            raise ValueError("the appliance has no leg into its site: give `trunk`, `overlay` or both")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> "NeConfig":

@@ -64,7 +64,7 @@ class Network:
             if not self.whole:
                 await self._build()
             await self._lead(peer)
-            await self._local.attach(self._port, self.name, self.extension, "00:00:00:00:00:00")
+            await self._local.attach(self._port, self.name, self.extension)
             self._open_beacon()
             if was_forwarding:
                 self.state = Forwarding.FORWARDING

@@ -13,6 +13,7 @@ from landbridge.hcx.ne.model import Peer
 
 _SIOCGIFMTU = 0x8921
 _LEAST = 576  # bytes any IPv4 host takes
+_COMMON = (1280, 1350, 1400, 1420, 1450, 1492, 1500, 9000)  # of most paths, so they are found at once
 _AT_ONCE = 12
 _TIMEOUT = 0.6  # seconds
 
@@ -25,8 +26,12 @@ async def find_path_mtu(uplink: Uplink, peer: Peer, known: int | None) -> int | 
     except OSError:
         return None
     try:
-        first = {_LEAST, limit, *((known, known + 1) if known is not None and known < limit else ())}
+        likely = {*_COMMON, known or _LEAST}
+        first = {_LEAST, limit, *(size for each in likely for size in (each, each + 1) if size < limit)}
         answered = await pinger.passing(first, _TIMEOUT)
+        if known is not None and known <= limit and max(answered, default=0) < known:
+            # The path became smaller, or probes were lost: only what fails again has failed.
+            answered |= await pinger.passing({known}, _TIMEOUT)
         if not answered:
             return None
         largest, failed = max(answered), min([*(size for size in first if size > max(answered)), limit + 1])

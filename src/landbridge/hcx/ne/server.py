@@ -1,4 +1,4 @@
-"""The appliance's API: HTTPS with mutual TLS, for the HCX manager of its site."""
+"""The appliance's API: HTTPS with mutual TLS, for the HCX manager of its site and the NSX manager of its overlay."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -7,14 +7,14 @@ from typing import TypeVar
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from landbridge.esx.model import ApiError
+from landbridge.esx.model import ApiError, OverlayConfig
 from landbridge.esx.switch import SwitchError
 from landbridge.hcx.ne.appliance import Appliance
 from landbridge.hcx.ne.commands import CommandError
 from landbridge.hcx.ne.config import NeConfig
 from landbridge.hcx.ne.model import Extension, Flush, Key, NeError, NetworkId, Peer
 from landbridge.pki import Identity
-from landbridge.pki.http import allow_roles
+from landbridge.pki.http import allow_roles, caller
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=BaseModel)
@@ -31,7 +31,8 @@ class Server:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        application = web.Application(middlewares=[allow_roles(self._config.site, "hcx"), _faults])
+        roles = allow_roles(self._config.site, "hcx", "nsx")
+        application = web.Application(middlewares=[roles, _faults, _own_routes])
         application.add_routes(
             [
                 web.get("/v1/status", self._status),
@@ -41,6 +42,9 @@ class Server:
                 web.put("/v1/networks/{network}", self._extend),
                 web.delete("/v1/networks/{network}", self._withdraw),
                 web.post("/v1/flush", self._flush),
+                web.get("/v1/overlay", self._overlay),
+                web.put("/v1/overlay", self._join_overlay),
+                web.delete("/v1/overlay", self._leave_overlay),
                 web.route("*", "/{rest:.*}", _unsupported),
             ]
         )
@@ -81,9 +85,28 @@ class Server:
         await self._appliance.flush((await _body(request, Flush)).macs)
         return web.Response(status=204)
 
+    async def _overlay(self, _request: web.Request) -> web.Response:
+        return _answer(await self._appliance.local.overlay.status())
+
+    async def _join_overlay(self, request: web.Request) -> web.Response:
+        return _answer(await self._appliance.local.join_overlay(await _body(request, OverlayConfig)))
+
+    async def _leave_overlay(self, _request: web.Request) -> web.Response:
+        await self._appliance.local.overlay.remove()
+        return web.Response(status=204)
+
 
 async def _unsupported(request: web.Request) -> web.Response:
     raise NeError("NotSupported", f"a network extension appliance does not do {request.method} {request.path}", 501)
+
+
+@web.middleware
+async def _own_routes(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """The NSX manager sets up transport nodes, this one as it does hosts; all else is the HCX manager's."""
+    role = "nsx" if request.path == "/v1/overlay" else "hcx"
+    if caller(request).role != role:
+        raise NeError("NoPermission", f"{request.path} is for the {role.upper()} manager", 403)
+    return await handler(request)
 
 
 @web.middleware

@@ -12,19 +12,38 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from landbridge.esx.client import HostUnreachable
-from landbridge.esx.model import PortGroup
+from landbridge.esx.model import OverlayConfig, PortGroup
+from landbridge.esx.overlay import TransportNode
 from landbridge.esx.switch import Switch
 from landbridge.hcx.ne.client import NeClient
 from landbridge.hcx.ne.config import NeConfig
 from landbridge.hcx.ne.model import NetworkStatus, Peer, Status
 from landbridge.hcx.ne.tunnel import Tunnel
+from landbridge.nsx.ovn.central import Central
 from landbridge.pki import Authority, Identity, PeerName
 
 _JUMBO = 9000
+_RECEIVE = """
+import socket
+server = socket.create_server(("", 5001))
+server.settimeout(15)
+print("ready", flush=True)
+connection, _ = server.accept()
+connection.settimeout(15)
+total = 0
+while data := connection.recv(65536):
+    total += len(data)
+print(total, connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
+"""
+_SEND = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], 5001), timeout=15)
+connection.sendall(bytes(int(sys.argv[2])))
+"""
 
 
 def run(*command: str) -> str:
@@ -45,16 +64,38 @@ async def execute(space: str, *command: str, timeout: float = 20) -> str:
     return output.decode(errors="replace")
 
 
-async def reaches(space: str, address: str, *options: str, within: int = 10) -> bool:
-    """Whether one echo comes back before the deadline; asked again five times a second."""
-    output = await execute(space, "ping", "-q", "-c1", "-i0.2", f"-w{within}", *options, address, timeout=within + 10)
-    return " 1 received" in output
+async def reaches(space: str, address: str, *options: str, within: int = 20) -> bool:
+    """Whether one echo comes back before the deadline; ping itself gives up when its kernel finds no neighbour."""
+    deadline = asyncio.get_running_loop().time() + within
+    while " 1 received" not in (output := await execute(space, "ping", "-c1", "-i0.2", "-w2", *options, address)):
+        if asyncio.get_running_loop().time() > deadline:
+            print(f"{space} to {address}: {output}")
+            return False
+    return True
 
 
 async def silent(space: str, address: str) -> bool:
     """Whether nothing at all comes back from three echoes."""
     output = await execute(space, "ping", "-q", "-c3", "-i0.2", "-W0.7", address)
     return " 0 received" in output
+
+
+async def transfer(sender: str, receiver: str, address: str, size: int) -> tuple[int, int]:
+    """Bytes that arrived over one TCP connection, and the receiver's MSS."""
+    server = await asyncio.create_subprocess_exec(
+        *("ip", "netns", "exec", receiver, sys.executable, "-c", _RECEIVE), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        await asyncio.wait_for(server.stdout.readline(), 15)
+        await execute(sender, sys.executable, "-c", _SEND, address, str(size), timeout=30)
+        output, _ = await asyncio.wait_for(server.communicate(), 20)
+    finally:
+        if server.returncode is None:
+            server.kill()
+            await server.wait()
+    total, mss = output.split()
+    return int(total), int(mss)
 
 
 class Site:
@@ -76,9 +117,14 @@ class Site:
             namespace=self.fabric,
         )
         self.client: NeClient
+        # OVN, and a host that is its chassis, where the site has an overlay.
+        self.central: Central | None = None
+        self.host: Switch | None = None
 
-    async def build(self, groups: list[PortGroup]) -> None:
+    async def build(self, groups: list[PortGroup], *, overlay: bool = False) -> None:
         self._wire()
+        if overlay:
+            await self._build_overlay()
         await self.switch.start()
         await self.switch.set_port_groups(groups)
         self._write_config()
@@ -107,15 +153,62 @@ class Site:
         for space, end in ((self.appliance, "trunk0"), (self.fabric, "ne0")):
             run("ip", "netns", "exec", space, "ethtool", "-K", end, "tx", "off", "gro", "off")
 
-    def _write_config(self) -> None:
+    async def _build_overlay(self) -> None:
+        """OVN's central part and one host, with the appliance's third leg on the network for tunnels."""
+        spaces = {"c": self.stage.namespace(f"{self.name}-c"), "esx": self.stage.namespace(f"{self.name}-esx")}
+        fabric = self.stage.namespace(f"{self.name}-tep")
+        run("ip", "-n", fabric, "link", "add", "tep", "type", "bridge", "mcast_snooping", "0")
+        run("ip", "-n", fabric, "link", "set", "tep", "mtu", str(_JUMBO), "up")
+        for name, space in (*spaces.items(), ("ne", self.appliance)):
+            link = f"link add {name} mtu {_JUMBO} type veth peer name tep0 mtu {_JUMBO} netns {space}"
+            run("ip", "-n", fabric, *link.split())
+            run("ip", "-n", fabric, "link", "set", name, "master", "tep", "up")
+            run("ip", "-n", space, "link", "set", "tep0", "up")
+            run("ip", "netns", "exec", space, "ethtool", "-K", "tep0", "tx", "off")
+        run("ip", "-n", spaces["c"], "addr", "add", "10.66.0.1/24", "dev", "tep0")
+        where = self.stage.directory
+        self.central = Central(
+            run_dir=where / "ovn",
+            state_dir=self.state / "ovn",
+            identity=self.issue("nsx", ["10.66.0.1"]),
+            listen="10.66.0.1",
+            namespace=spaces["c"],
+        )
+        await self.central.start()
+        node = TransportNode(f"esx.{self.name}", self.issue("esx", []), "tep0", IPv4Interface("10.66.0.2/24"))
+        self.host = Switch(
+            run_dir=where / "esx", state_dir=self.state / "esx-switch", uplink=None, namespace=spaces["esx"], node=node
+        )
+        await self.host.start()
+        assert self.host.overlay is not None
+        await self.host.overlay.configure(self.overlay_config())
+
+    def overlay_config(self) -> OverlayConfig:
+        """What the NSX manager tells transport nodes."""
+        assert self.central is not None
+        assert self.central.southbound_remote is not None
+        return OverlayConfig(southbound=[self.central.southbound_remote])
+
+    async def nbctl(self, *command: str) -> str:
+        """What the NSX manager would write into the northbound database; returns when all chassis have done it."""
+        assert self.central is not None
+        database = f"--db=unix:{self.central.northbound}"
+        return await execute(self.stage.router, "ovn-nbctl", database, "--wait=hv", "--timeout=20", *command)
+
+    def issue(self, role: str, addresses: list[str]) -> Identity:
+        """A certificate of the site's authority."""
         authority = Authority.create(self.state / "ca", f"site {self.name}")
+        who = PeerName(self.name, role, f"{role}.{self.name}")
+        return authority.issue(self.state / role, who, dns=[who.name], addresses=addresses)
+
+    def _write_config(self) -> None:
         for role, addresses in (("ne", [self.management]), ("hcx", []), ("vcenter", [])):
-            who = PeerName(self.name, role, f"{role}.{self.name}")
-            authority.issue(self.state / role, who, dns=[who.name], addresses=addresses)
+            self.issue(role, addresses)
+        overlay = '[overlay]\ninterface = "tep0"\naddress = "10.66.0.3/24"\n' if self.central else ""
         (self.state / "ne.toml").write_text(
             f'name = "ne.{self.name}"\nsite = "{self.name}"\nstate_dir = "{self.state / "appliance"}"\n'
             f'run_dir = "{self.run}"\npki_dir = "{self.state / "ne"}"\n[management]\naddress = "{self.management}"\n'
-            f'[uplink]\naddress = "{self.uplink}"\ninterface = "uplink0"\n[trunk]\ninterface = "trunk0"\n'
+            f'[uplink]\naddress = "{self.uplink}"\ninterface = "uplink0"\n[trunk]\ninterface = "trunk0"\n{overlay}'
         )
 
     def start(self) -> None:
@@ -222,7 +315,8 @@ class Stage:
     async def build(self) -> None:
         run("ip", "netns", "exec", self.router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         await self.a.build([PortGroup(key="red", name="Red", vlan=100), PortGroup(key="blue", name="Blue", vlan=200)])
-        await self.b.build([PortGroup(key="red", name="Red", vlan=300), PortGroup(key="blue", name="Blue", vlan=0)])
+        groups = [PortGroup(key="red", name="Red", vlan=300), PortGroup(key="blue", name="Blue", vlan=0)]
+        await self.b.build(groups, overlay=True)
         for site in self.sites:
             await site.until_up()
 
@@ -253,6 +347,10 @@ class Stage:
             with contextlib.suppress(AttributeError):
                 await site.client.close()
             await site.switch.close()
+            if site.host is not None:
+                await site.host.close()
+            if site.central is not None:
+                await site.central.close()
             log = site.state / "ne.log"
             print(f"{log}:\n{log.read_text() if log.exists() else ''}")
         for name in self.namespaces:

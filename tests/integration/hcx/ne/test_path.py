@@ -1,7 +1,5 @@
 """Paths smaller and larger than Ethernet's 1,500 bytes."""
 
-import asyncio
-import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,49 +7,14 @@ import pytest
 from landbridge.esx.client import HostError
 from landbridge.hcx.ne.model import VXLAN_OVERHEAD, WIREGUARD_OVERHEAD, Extension, Forwarding
 from tests.integration.hcx.ne.conftest import Guests
-from tests.integration.hcx.ne.stage import Stage, execute, reaches
+from tests.integration.hcx.ne.stage import Stage, execute, reaches, transfer
 
 _SENT = 3_000_000  # bytes
-_RECEIVE = """
-import socket
-server = socket.create_server(("", 5001))
-server.settimeout(15)
-print("ready", flush=True)
-connection, _ = server.accept()
-connection.settimeout(15)
-total = 0
-while data := connection.recv(65536):
-    total += len(data)
-print(total, connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
-"""
-_SEND = """
-import socket, sys
-connection = socket.create_connection((sys.argv[1], 5001), timeout=15)
-connection.sendall(bytes(int(sys.argv[2])))
-"""
 
 
-async def transfer(sender: str, receiver: str, address: str) -> tuple[int, int]:
-    """Bytes that arrived over one TCP connection, and the receiver's MSS."""
-    server = await asyncio.create_subprocess_exec(
-        *("ip", "netns", "exec", receiver, sys.executable, "-c", _RECEIVE), stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert server.stdout is not None
-        await asyncio.wait_for(server.stdout.readline(), 15)
-        await execute(sender, sys.executable, "-c", _SEND, address, str(_SENT), timeout=30)
-        output, _ = await asyncio.wait_for(server.communicate(), 20)
-    finally:
-        if server.returncode is None:
-            server.kill()
-            await server.wait()
-    total, mss = output.split()
-    return int(total), int(mss)
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def wan(stage: Stage, guests: Guests) -> AsyncIterator[Stage]:
-    """A WAN whose MTU the test may set; 1,500 before and after."""
+    """A WAN whose MTU each of these tests sets to what it needs; 1,500 afterwards."""
     yield stage
     stage.set_wan_mtu(1500)
     await measured(stage, 1500)
@@ -72,7 +35,7 @@ async def test_the_path_is_measured_and_a_packet_too_large_for_it_is_answered(st
     assert (await stage.a.network("red")).effective_mtu == inner
 
     assert await reaches(guests.red_a, "10.50.0.2", "-M", "do", "-s", str(inner - 28))
-    answer = await execute(guests.red_a, "ping", "-c1", "-W2", "-M", "do", "-s", str(inner - 27), "10.50.0.2")
+    answer = await execute(guests.red_a, "ping", "-c1", "-w1", "-M", "do", "-s", str(inner - 27), "10.50.0.2")
     assert f"mtu = {inner}" in answer or f"mtu={inner}" in answer, answer
 
 
@@ -91,7 +54,7 @@ async def test_over_1350_bytes_connections_fit_themselves_to_the_path_from_the_s
         (guests.red_a, guests.red_b, "10.50.0.2"),
         (guests.red_b, guests.red_a, "10.50.0.1"),
     ):
-        total, mss = await transfer(sender, receiver, address)
+        total, mss = await transfer(sender, receiver, address, _SENT)
         assert total == _SENT
         assert mss <= inner - 40
     assert await reaches(guests.red_a, "10.50.0.2", "-M", "do", "-s", str(inner - 28))
@@ -120,7 +83,7 @@ async def test_jumbo_frames_pass_where_the_path_carries_them(wan: Stage) -> None
         here = await wan.a.guest("ja", "10.60.0.1", "jumbo", mtu=inner)
         there = await wan.b.guest("jb", "10.60.0.2", "jumbo", mtu=inner)
         assert await reaches(here, "10.60.0.2", "-M", "do", "-s", str(inner - 28))
-        assert (await transfer(there, here, "10.60.0.1"))[0] == _SENT
+        assert (await transfer(there, here, "10.60.0.1", _SENT))[0] == _SENT
     finally:
         for site in wan.sites:
             await site.client.withdraw("jumbo")
