@@ -70,20 +70,29 @@ class Site:
     """Central, tree and reconciler."""
 
     def __init__(self, directory: Path) -> None:
-        self.central = Central(run_dir=directory / "run", state_dir=directory / "state")
+        self.state = directory / "state"
+        self.central = Central(run_dir=directory / "run", state_dir=self.state)
         self.tree = Tree()
         self.reconciler = Reconciler(Northbound(self.central.northbound), self.tree.newer)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self.central.start()
-        self._task = asyncio.create_task(self.reconciler.run())
+        self.go_on()
 
     async def stop(self) -> None:
+        await self.pause()
+        await self.central.stop()
+
+    def go_on(self) -> None:
+        """Reconcile from here on."""
+        self._task = asyncio.create_task(self.reconciler.run())
+
+    async def pause(self) -> None:
+        """Reconcile no more."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self.central.stop()
 
     async def put(self, *intents: Intent, **more: Any) -> None:
         """Change the tree and wait until ovn-northd has followed."""
