@@ -59,8 +59,14 @@ def test_a_query_finds(query: str, found: list[str]) -> None:
     assert _found(query) == found
 
 
-@pytest.mark.parametrize("query", ["", "  ", "AND", "id:s1 AND", "(id:s1", "id:s1)", 'id:"open', "id:", "(" * 60 + "a"])
+@pytest.mark.parametrize(
+    "query", ["", "  ", "AND", "id:s1 AND", "(id:s1", "id:s1)", 'id:"open', "id:", "(" * 60 + "a", "NOT " * 2000 + "a"]
+)
 def test_what_is_no_query_is_refused(query: str) -> None:
     with pytest.raises(Fault) as refused:
         parse(query)
     assert refused.value.status == 400
+
+
+def test_many_wildcards_do_not_take_for_ever() -> None:
+    assert not parse("display_name:" + "*a" * 200 + "b")({"display_name": "a" * 2000})

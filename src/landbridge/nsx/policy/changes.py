@@ -123,7 +123,7 @@ def _child(draft: Draft, parent: str, wrapper: Any, depth: int) -> None:
     if not sort.startswith("Child") or not isinstance(body, dict):
         raise faults.invalid(f"children: a {sort} holds its object under {name!r}")
     path = _below(parent, name, body.get("id"))
-    if wrapper.get("marked_for_delete") or body.get("marked_for_delete"):
+    if wrapper.get("marked_for_delete") is True or body.get("marked_for_delete") is True:
         # What is below goes first: NSX's clients send it nested in what they delete.
         if body.get("children") and existing(draft, path) is not None:
             children(draft, path, body["children"], depth)
@@ -181,7 +181,7 @@ def _write(draft: Draft, place: Place, path: str, body: dict[str, Any], *, repla
     made = _validated(place.kind, fields, path)
     if current is not None and current.system_owned and _differs(made, current, _SYSTEM_MAY_CHANGE):
         raise faults.read_only(path)
-    made = derive(draft, _with_entries(draft, made, current, path), path, parent)
+    made = derive(_with_entries(draft, made, current, path), path, parent)
     stamped = draft.stamped(_with_ours(draft, made, current), current, path, parent)
     if current is None or replace or _differs(stamped, current, set()):
         draft.put(stamped)
@@ -230,9 +230,9 @@ def _write_nested(draft: Draft, place: Place, parent: str, listed: Any, *, repla
     """Rules in the body of their policy. A PUT's are all there are; a PATCH's come to those there are."""
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise faults.invalid(f"{place.nested}: must be a list of objects")
-    named = {one.get("id") or one.get("relative_path") or str(uuid.uuid4()): one for one in listed}
-    if not all(isinstance(key, str) and is_id(key) for key in named):
-        raise faults.invalid(f"{place.nested}: an id is missing or malformed")
+    named = {str(one.get("id") or uuid.uuid4()): one for one in listed}
+    if not all(is_id(key) for key in named) or len(named) != len(listed):
+        raise faults.invalid(f"{place.nested}: an id is malformed, or there twice")
     paths = {path_below(place, parent, key): one for key, one in named.items()}
     if replace:
         for rule in list(draft.below(parent, place.kind)):
@@ -243,8 +243,9 @@ def _write_nested(draft: Draft, place: Place, parent: str, listed: Any, *, repla
         given = _revision(one)
         if replace and current is not None and given is not None and given != current.revision:
             raise faults.stale(given, current.revision)
-        if one.get("marked_for_delete") and current is not None:
-            delete(draft, path)
+        if one.get("marked_for_delete") is True:
+            if current is not None:
+                delete(draft, path)
         else:
             _write(draft, place, path, one, replace=False)
 
@@ -275,7 +276,7 @@ def _merged(current: Intent, fields: dict[str, Any]) -> dict[str, Any]:
     entries = {str(one.get("id", "")): one for one in now.get("service_entries", [])}
     for one in listed:
         key = str(one.get("id") or uuid.uuid4())
-        if one.get("marked_for_delete"):
+        if one.get("marked_for_delete") is True:
             entries.pop(key, None)
         else:
             entries[key] = one | {"id": key}
@@ -353,10 +354,5 @@ def _write_entry(draft: Draft, path: str, parent: str, body: dict[str, Any], *, 
 
 def _dying(draft: Draft, path: str) -> list[str]:
     """What is part of an object without being kept in it: goes along."""
-    found = []
-    for intent in draft.intents.values():
-        if intent.path.startswith(f"{path}/"):
-            place = place_of(intent.path)
-            if place is not None and place.dies_with_parent and parent_of(place, intent.path) == path:
-                found.append(intent.path)
-    return found
+    kinds = tuple(place.kind for place in children_of(place_of(path)) if place.dies_with_parent)
+    return [intent.path for intent in draft.below(path, Intent) if isinstance(intent, kinds)]

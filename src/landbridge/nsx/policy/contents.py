@@ -49,14 +49,15 @@ class Contents(_Reader):
     machine_tags: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     @cached_property
-    def _children(self) -> dict[str, list[Intent]]:
+    def children(self) -> dict[str, list[Intent]]:
+        """Intents by the path of their parent."""
         found: dict[str, list[Intent]] = {}
         for intent in self.intents.values():
             found.setdefault(intent.parent_path, []).append(intent)
         return found
 
     def below(self, path: str, kind: type[_I]) -> Iterator[_I]:
-        return (intent for intent in self._children.get(path, ()) if isinstance(intent, kind))
+        return (intent for intent in self.children.get(path, ()) if isinstance(intent, kind))
 
     def followed_by(self, sequence: int, changes: Mapping[str, tuple[int, Intent | None]]) -> "Contents":
         """These contents with the given paths changed (None: gone), each at its sequence."""
@@ -85,8 +86,16 @@ class Draft(_Reader):
         self.rule_number = rule_number
         self.touched: dict[str, Intent] = {}
         self.gone: set[str] = set()
+        self._born: dict[str, dict[str, None]] = {}  # paths by parent, in order
+
+    def below(self, path: str, kind: type[_I]) -> Iterator[_I]:
+        paths = dict.fromkeys(intent.path for intent in self.before.children.get(path, ()))
+        found = (self.intents.get(one) for one in paths | self._born.get(path, {}))
+        return (intent for intent in found if isinstance(intent, kind))
 
     def put(self, intent: Intent) -> None:
+        if intent.path not in self.before.intents:
+            self._born.setdefault(intent.parent_path, {})[intent.path] = None
         self.touched[intent.path] = intent
         self.gone.discard(intent.path)
         if not intent.path.startswith(_MACHINES):

@@ -8,6 +8,7 @@ from landbridge.nsx.policy.config import PolicyConfig
 from landbridge.nsx.policy.contents import Draft
 from landbridge.nsx.policy.model import fabric, profiles, security
 from landbridge.nsx.policy.model.base import Intent
+from landbridge.nsx.policy.model.values import HIGHEST_NUMBER
 from landbridge.nsx.policy.tree import parent_of, place_of
 
 _POINT = "/infra/sites/default/enforcement-points/default"
@@ -15,7 +16,6 @@ _POINT = "/infra/sites/default/enforcement-points/default"
 OVERLAY_ZONE = f"{_POINT}/transport-zones/1b3a2f36-bfd1-443e-a0f6-4de01abc963e"
 VLAN_ZONE = f"{_POINT}/transport-zones/a95c914d-748d-497c-94ab-10d4647daeba"
 EDGE_CLUSTERS = f"{_POINT}/edge-clusters"
-_LAST = 2147483647  # the highest sequence number: what applies if nothing else does
 _DEFAULT_RULE_NUMBER = 2
 _SECTION = "/infra/domains/default/security-policies/default-layer3-section"
 
@@ -90,7 +90,10 @@ def _objects(config: PolicyConfig) -> Iterator[tuple[str, Intent]]:
     yield (
         _SECTION,
         security.SecurityPolicy(
-            display_name="Default Layer3 Section", category="Application", sequence_number=_LAST, is_default=True
+            display_name="Default Layer3 Section",
+            category="Application",
+            sequence_number=HIGHEST_NUMBER,
+            is_default=True,
         ),
     )
     yield (
@@ -98,7 +101,7 @@ def _objects(config: PolicyConfig) -> Iterator[tuple[str, Intent]]:
         security.Rule(
             display_name="Default Layer3 Rule",
             action="ALLOW",
-            sequence_number=_LAST,
+            sequence_number=HIGHEST_NUMBER,
             rule_id=_DEFAULT_RULE_NUMBER,
             is_default=True,
         ),

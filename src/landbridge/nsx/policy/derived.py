@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from ipaddress import ip_interface
 from typing import TypeVar
 
-from landbridge.nsx.policy.contents import Draft
+from landbridge.nsx.policy.defaults import OVERLAY_ZONE
 from landbridge.nsx.policy.model.base import Intent
-from landbridge.nsx.policy.model.fabric import PolicyTransportZone
 from landbridge.nsx.policy.model.gateways import Tier0, Tier1
 from landbridge.nsx.policy.model.nat import PolicyNat
 from landbridge.nsx.policy.model.segments import Segment
@@ -14,10 +13,10 @@ from landbridge.nsx.policy.model.segments import Segment
 _I = TypeVar("_I", bound=Intent)
 
 
-def derive(draft: Draft, intent: _I, path: str, parent: str) -> _I:
+def derive(intent: _I, path: str, parent: str) -> _I:
     """A copy of the intent with its derived fields."""
     if isinstance(intent, Segment):
-        return intent.model_copy(update=_of_segment(draft, intent, path, parent))
+        return intent.model_copy(update=_of_segment(intent, path, parent))
     return intent
 
 
@@ -28,12 +27,10 @@ def companions(intent: Intent) -> Iterator[Intent]:
             yield PolicyNat.model_validate({"nat_type": sort, "path": f"{intent.path}/nat/{sort}"})
 
 
-def _of_segment(draft: Draft, segment: Segment, path: str, parent: str) -> dict[str, object]:
+def _of_segment(segment: Segment, path: str, parent: str) -> dict[str, object]:
     # A segment below a tier-1 is connected to that one.
     connectivity = segment.connectivity_path or (parent if path.startswith("/infra/tier-1s/") else "")
-    zone = segment.transport_zone_path or next(
-        (z.path for z in draft.of(PolicyTransportZone) if z.tz_type == "OVERLAY_STANDARD" and z.is_default), ""
-    )
+    zone = segment.transport_zone_path or OVERLAY_ZONE
     subnets = [
         subnet.model_copy(
             update={"network": str(ip_interface(subnet.gateway_address).network) if subnet.gateway_address else None}

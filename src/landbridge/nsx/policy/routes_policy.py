@@ -5,9 +5,9 @@ from typing import Any
 
 from aiohttp import web
 
-from landbridge.nsx.policy import faults, realization, search
+from landbridge.nsx.policy import faults, realization
 from landbridge.nsx.policy.http import CALLER, body
-from landbridge.nsx.policy.service import Page, PolicyService, paged, shape
+from landbridge.nsx.policy.service import Page, PolicyService, paged
 from landbridge.nsx.policy.tree import collection_of
 
 API = "/policy/api/v1"
@@ -18,11 +18,8 @@ def policy_routes(service: PolicyService, source: realization.Realization) -> li
     """Routes of the tree; `/infra/realized-state/...` before the tree's own."""
 
     async def query(request: web.Request) -> web.Response:
-        text = request.query.get("query", "")
-        predicate = search.parse(text)
-        contents = await service.store.contents()
-        found = [shown for intent in contents.intents.values() if predicate(shown := shape(contents, intent))]
-        return web.json_response(paged(found, Page.from_query(request.query)))
+        found = await service.search(request.query.get("query", ""), Page.from_query(request.query))
+        return web.json_response(found)
 
     async def status(request: web.Request) -> web.Response:
         contents = await service.store.contents()

@@ -15,7 +15,7 @@ from landbridge.nsx.policy import faults
 Predicate = Callable[[dict[str, Any]], bool]
 _TOKEN = re.compile(r'\s*(?:(?P<punct>[()])|(?P<word>(?:"(?:\\.|[^"\\])*"|\\.|[^\s()"])+))')
 _FREE = ("display_name", "description", "id", "tags.tag", "tags.scope")
-_DEEPEST = 50  # parentheses
+_DEEPEST = 50  # parentheses and denials in each other
 
 
 @dataclass
@@ -31,6 +31,11 @@ class _Tokens:
         token = self.peek()
         self.at += 1
         return token
+
+    def enter(self) -> None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise faults.invalid("query: nested too deeply")
 
 
 def parse(query: str) -> Predicate:
@@ -76,12 +81,9 @@ def _both(tokens: _Tokens) -> Predicate:
 def _one(tokens: _Tokens) -> Predicate:
     token = tokens.take()
     if token in ("NOT", "!"):
-        denied = _one(tokens)
-        return lambda one: not denied(one)
+        return _not(tokens)
     if token == "(":  # noqa: S105 - a parenthesis
-        tokens.depth += 1
-        if tokens.depth > _DEEPEST:
-            raise faults.invalid("query: nested too deeply")
+        tokens.enter()
         inner = _either(tokens)
         if tokens.take() != ")":
             raise faults.invalid("query: a parenthesis is not closed")
@@ -92,9 +94,15 @@ def _one(tokens: _Tokens) -> Predicate:
     if token[0] in "!-" and len(token) > 1:
         tokens.at -= 1
         tokens.items[tokens.at] = token[1:]
-        denied = _one(tokens)
-        return lambda one: not denied(one)
+        return _not(tokens)
     return _term(tokens, token)
+
+
+def _not(tokens: _Tokens) -> Predicate:
+    tokens.enter()
+    denied = _one(tokens)
+    tokens.depth -= 1
+    return lambda one: not denied(one)
 
 
 def _term(tokens: _Tokens, token: str) -> Predicate:
@@ -128,22 +136,34 @@ def _match(field: str, value: str) -> Predicate:
         return lambda one: not field or _has(one, field)
     pattern = _pattern(value)
     fields = (field,) if field else _FREE
-    return lambda one: any(pattern.fullmatch(text) for name in fields for text in _values(one, name))
+    return lambda one: any(_fits(text.lower(), pattern) for name in fields for text in _values(one, name))
 
 
-def _pattern(value: str) -> re.Pattern[str]:
-    """Of a value with `*` and `?`, quotes and backslashes."""
+def _pattern(value: str) -> list[str]:
+    """The characters of a value, in lower case; `*` and `?` that stand for others as themselves twice."""
     quoted = len(value) > 1 and value[0] == value[-1] == '"'
     text = value[1:-1] if quoted else value
-    parts = []
-    for piece in re.findall(r"\\.|.", text, re.DOTALL):
-        if piece == "*":
-            parts.append(".*")
-        elif piece == "?" and not quoted:
-            parts.append(".")
+    pieces = re.findall(r"\\.|.", text.lower(), re.DOTALL)
+    wild = ("*",) if quoted else ("*", "?")
+    return [piece * 2 if piece in wild else piece[-1] for piece in pieces]
+
+
+def _fits(text: str, pattern: list[str]) -> bool:
+    """Whether the text is of the pattern. By hand: a regular expression with many `*` can take for ever."""
+    at = place = 0
+    star, resumed = -1, 0
+    while at < len(text):
+        piece = pattern[place] if place < len(pattern) else ""
+        if piece == "**":
+            star, resumed, place = place, at, place + 1
+        elif piece in ("??", text[at]):
+            at, place = at + 1, place + 1
+        elif star >= 0:
+            resumed += 1
+            at, place = resumed, star + 1
         else:
-            parts.append(re.escape(piece[1:] if len(piece) > 1 else piece))
-    return re.compile("".join(parts), re.IGNORECASE | re.DOTALL)
+            return False
+    return all(piece == "**" for piece in pattern[place:])
 
 
 def _has(one: Any, field: str) -> bool:

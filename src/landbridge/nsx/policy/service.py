@@ -1,5 +1,6 @@
 """What the API does, without HTTP: read, list, change. A change is checked as a whole and kept as a whole."""
 
+import asyncio
 import base64
 import binascii
 import json
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from landbridge.nsx.policy import changes, faults
+from landbridge.nsx.policy import changes, faults, search
 from landbridge.nsx.policy.checks import check
 from landbridge.nsx.policy.config import PolicyConfig
 from landbridge.nsx.policy.contents import Contents, Draft
@@ -128,7 +129,18 @@ class PolicyService:
             # Subtypes live elsewhere.
             members = (one for one in contents.below(parent, place.kind) if one.path.rsplit("/", 1)[0] == path)
         ordered = "sequence_number" if "sequence_number" in place.kind.model_fields else "display_name"
-        return paged((shape(contents, one) for one in members), page, ordered)
+        # In a thread, as thousands may have to be shown.
+        return await asyncio.to_thread(lambda: paged((shape(contents, one) for one in members), page, ordered))
+
+    async def search(self, query: str, page: Page) -> dict[str, Any]:
+        """A page of the objects that a query of the search language finds."""
+        predicate = search.parse(query)
+        contents = await self.store.contents()
+
+        def found() -> Iterable[dict[str, Any]]:
+            return (shown for intent in contents.intents.values() if predicate(shown := shape(contents, intent)))
+
+        return await asyncio.to_thread(lambda: paged(found(), page))
 
     async def put(self, path: str, body: dict[str, Any], user: str) -> dict[str, Any]:
         """Create or replace; the object as it is then."""

@@ -139,8 +139,10 @@ class Sessions:
         async with failures.lock:
             if failures.locked_until > time.monotonic():
                 raise faults.bad_credentials()
-            known = await self._store.password_hash(user) if user in self._accounts else None
-            if known is None or not await self._matches(known, password):
+            # For a name that nobody has somebody else's hash: it must not show by the time it takes.
+            known = await self._store.password_hash(user if user in self._accounts else next(iter(self._accounts)))
+            right = known is not None and await self._matches(known, password)
+            if not right or user not in self._accounts:
                 failures.count += 1
                 if failures.count >= _FAILURES_ALLOWED:
                     failures.locked_until = time.monotonic() + _LOCKED_FOR

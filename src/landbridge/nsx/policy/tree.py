@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 
 from landbridge.nsx.policy.model import dhcp, fabric, gateways, nat, profiles, security, segments
 from landbridge.nsx.policy.model.base import Intent
@@ -142,6 +143,7 @@ def _matches(words: list[str], pattern: list[str]) -> bool:
     )
 
 
+@lru_cache(maxsize=20_000)
 def place_of(path: str) -> Place | None:
     """Where an object of this path lives; None if there are no such objects."""
     words = _words(path)

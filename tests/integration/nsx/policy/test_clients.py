@@ -13,6 +13,7 @@ import requests
 
 from landbridge.nsx.snapshot import Machine, RealizationState, Realized, Vif
 from tests.integration.nsx.policy import vcf
+from tests.integration.nsx.policy.bare import Api
 from tests.integration.nsx.policy.managers import ADMIN, Manager
 
 _PROGRAMS = Path(sys.executable).parent
@@ -260,7 +261,7 @@ class _Nsxctl:
         return code, out + problems
 
 
-async def test_nsxctl_finds_what_it_needs_tags_machines_and_writes_rules(nsx: Manager, tmp_path: Path) -> None:
+async def test_nsxctl_finds_what_it_needs_and_tags_machines(nsx: Manager, tmp_path: Path) -> None:
     nsxctl = _Nsxctl(nsx, tmp_path)
     machine = _machine("ctl-vm")
     nsx.fabric.known.append(machine)
@@ -271,11 +272,22 @@ async def test_nsxctl_finds_what_it_needs_tags_machines_and_writes_rules(nsx: Ma
     code, out = await nsxctl("tag", "apply", str(tmp_path / "tags.csv"), "--enable-writes", "--yes")
     assert code == 0, out
     assert (await nsx.store.contents()).machine_tags[machine.id] == (("tier", "db"),)
-    code, out = await nsxctl("tag", "find", "--scope", "tier", "--tag", "db")
-    assert "ctl-vm" in out
-    code, out = await nsxctl("service", "show", "HTTPS")
-    assert "443" in out, out
     nsx.fabric.known.remove(machine)
+
+
+async def test_nsxctl_makes_groups_and_rules(nsx: Manager, api: Api, tmp_path: Path) -> None:
+    nsxctl, write = _Nsxctl(nsx, tmp_path), ("--enable-writes", "--yes")
+    policy = "/infra/domains/default/security-policies/ctl-policy"
+    await api.patch(policy, {"category": "Application"})
+    code, out = await nsxctl("group", "create", "ctl-db", "--criteria", "tag:tier=db AND tag:env=test", *write)
+    assert code == 0, out
+    group = await api.get("/infra/domains/default/groups/ctl-db")
+    assert [part["resource_type"] for part in group["expression"]] == ["Condition", "ConjunctionOperator", "Condition"]
+    words = ("--policy", "ctl-policy", "--to", "ctl-db", "--service", "MySQL", "--action", "ALLOW", "--sequence", "10")
+    code, out = await nsxctl("rule", "create", "ctl-rule", *words, *write)
+    assert code == 0, out
+    rule = await api.get(f"{policy}/rules/ctl-rule")
+    assert (rule["destination_groups"], rule["services"]) == ([group["path"]], ["/infra/services/MySQL"])
 
 
 async def test_nsxctl_says_so_when_the_password_is_wrong(nsx: Manager, tmp_path: Path) -> None:

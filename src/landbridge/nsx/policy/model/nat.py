@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, IPvAnyAddress
 
 from landbridge.nsx.policy.model.base import Intent
-from landbridge.nsx.policy.model.values import AddressOrRange, PortElement
+from landbridge.nsx.policy.model.values import HIGHEST_NUMBER, AddressOrRange, PortElement
 
 
 class NatAction(StrEnum):
@@ -34,7 +34,7 @@ class PolicyNatRule(Intent):
     translated_network: AddressOrRange | None = None
     translated_ports: PortElement | None = None
     service: str = ""
-    sequence_number: int = Field(default=0, ge=0)
+    sequence_number: int = Field(default=0, ge=0, le=HIGHEST_NUMBER)
     scope: list[str] = []
     enabled: bool = True
     logging: bool = False

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from landbridge.nsx.policy.model.base import Intent, Model, Tag
-from landbridge.nsx.policy.model.values import AddressOrRange, Mac, PortElement
+from landbridge.nsx.policy.model.values import HIGHEST_NUMBER, AddressOrRange, Mac, PortElement
 
 _MEMBER = Literal["VirtualMachine", "Segment", "SegmentPort", "IPSet", "Group"]
 
@@ -144,7 +144,7 @@ class Rule(Intent):
 
     kind: ClassVar[str] = "Rule"
     action: Literal["ALLOW", "DROP", "REJECT"]
-    sequence_number: int = Field(default=0, ge=0)
+    sequence_number: int = Field(default=0, ge=0, le=HIGHEST_NUMBER)
     rule_id: int = 0
     source_groups: list[str] = Field(default=["ANY"], max_length=128)
     destination_groups: list[str] = Field(default=["ANY"], max_length=128)
@@ -169,7 +169,7 @@ class SecurityPolicy(Intent):
 
     kind: ClassVar[str] = "SecurityPolicy"
     category: Literal["Ethernet", "Emergency", "Infrastructure", "Environment", "Application"] = "Application"
-    sequence_number: int = Field(default=0, ge=0)
+    sequence_number: int = Field(default=0, ge=0, le=HIGHEST_NUMBER)
     scope: list[str] = ["ANY"]
     stateful: bool = True
     tcp_strict: bool = True
@@ -188,7 +188,7 @@ class GatewayPolicy(Intent):
     category: Literal["Emergency", "SharedPreRules", "LocalGatewayRules", "AutoServiceRules", "Default"] = (
         "LocalGatewayRules"
     )
-    sequence_number: int = Field(default=0, ge=0)
+    sequence_number: int = Field(default=0, ge=0, le=HIGHEST_NUMBER)
     scope: list[str] = []
     stateful: bool = True
     tcp_strict: bool = True

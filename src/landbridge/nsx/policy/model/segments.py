@@ -55,7 +55,7 @@ class Segment(Intent):
     advanced_config: SegmentAdvancedConfig = SegmentAdvancedConfig()
     replication_mode: Literal["MTEP", "SOURCE"] = "MTEP"
     ls_id: str = ""
-    overlay_id: int | None = None
+    overlay_id: int | None = Field(default=None, ge=0, le=16777215)
     references = ("connectivity_path", "transport_zone_path", "dhcp_config_path")
 
 
@@ -64,7 +64,7 @@ class PortAttachment(Model):
 
     id: str = ""
     type: Literal["PARENT", "CHILD", "INDEPENDENT", "STATIC"] | None = None
-    traffic_tag: int | None = None
+    traffic_tag: int | None = Field(default=None, ge=0, le=4094)
 
 
 class PortAddressBinding(Model):

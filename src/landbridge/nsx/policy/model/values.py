@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+HIGHEST_NUMBER = 2147483647  # of a sequence number
+
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _RANGE = re.compile(r"\s*(\S+?)\s*-\s*(\S+)\s*")
 
