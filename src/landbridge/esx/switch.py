@@ -139,11 +139,15 @@ class Switch:
             if group is not None and group.segment and not active:
                 await self._ovs.execute("ip", "link", "set", "dev", tap, "down")
 
-    # No lock and no waiting in these two: a guest may stand still meanwhile.
+    # No lock and no waiting in these three: a guest may stand still meanwhile.
 
     async def activate(self, tap: str, vif: str) -> None:
         """Tell OVN that the VIF is at this port. Does not wait until it has taken note."""
         await self._ovs.vsctl("--no-wait", "set", "interface", tap, _iface_id(vif))
+
+    async def deactivate(self, tap: str) -> None:
+        """Tell OVN that the VIF is not at this port any more. Does not wait until it has taken note."""
+        await self._ovs.vsctl("--no-wait", "remove", "interface", tap, "external_ids", "iface-id")
 
     async def bring_up(self, tap: str) -> None:
         """Let frames through to a TAP."""

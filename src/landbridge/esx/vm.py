@@ -410,6 +410,12 @@ class VirtualMachine:
             nics = self.segment_nics()
             await asyncio.gather(*(switch.activate(self.tap(nic.key), vif_id(self.id, nic.key)) for nic in nics))
 
+    async def deactivate_ports(self) -> None:
+        """Tell OVN that the VIFs of a VM that leaves are not here any more. May be said twice."""
+        switch = self.host.switch
+        if switch is not None:
+            await asyncio.gather(*(switch.deactivate(self.tap(nic.key)) for nic in self.segment_nics()))
+
     async def bring_up_ports(self) -> None:
         """Let frames through to the VIFs of a VM that is moved here. May be said twice."""
         switch = self.host.switch

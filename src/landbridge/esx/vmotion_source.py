@@ -14,6 +14,7 @@ from landbridge.esx.inventory import Inventory
 from landbridge.esx.life import Life
 from landbridge.esx.model import Progress, VmotionPhase
 from landbridge.esx.qmp import QmpError, QmpGone
+from landbridge.esx.switch import SwitchError
 from landbridge.esx.vm import VirtualMachine
 from landbridge.esx.vmotion_control import ControlLost
 from landbridge.esx.vmotion_disks import DiskMirrors
@@ -159,6 +160,7 @@ class LiveSource(Source):
         self._mirrors: DiskMirrors | None = None
         self._memory: MemoryStream | None = None
         self._meter: asyncio.Task[None] | None = None
+        self._releasing: asyncio.Task[None] | None = None
 
     async def _attempt(self) -> None:
         qmp = self.vm.qmp if self.vm.process.alive else None
@@ -241,6 +243,7 @@ class LiveSource(Source):
         """From the pause of the guest to the last word of this end. Only what must happen in between happens here."""
         assert self._memory is not None
         remembered = asyncio.create_task(self.save(), name=f"vmotion journal {self.id}")
+        self._releasing = asyncio.create_task(self._release_ports(), name=f"vmotion ports {self.id}")
         try:
             if self._mirrors is not None:
                 await self._mirrors.finish(watch, self.request.bandwidth or 0)
@@ -249,6 +252,25 @@ class LiveSource(Source):
             # On the disk before the target can run, or a restarted agent would take back what can not be.
             await remembered
         await self._memory.proceed()
+        await self._releasing
+
+    async def _release_ports(self) -> None:
+        """The guest hears nothing here any more: let OVN know, before this agent can be away.
+
+        Two chassis that both say that they have a VIF take it from each other, by turns.
+        """
+        try:
+            await self.vm.deactivate_ports()
+        except SwitchError as error:
+            _log.error("vMotion %s: OVN was not told that the VM leaves: %s", self.id, error)
+
+    async def _claim_ports(self) -> None:
+        if self._releasing is not None:
+            await self._releasing
+        try:
+            await self.vm.activate_ports()
+        except SwitchError as error:
+            _log.error("vMotion %s: OVN was not told that the VM stays: %s", self.id, error)
 
     async def _settle(self, watch: BlockWatch | None) -> None:
         """Learn where the guest is, and act on it. Raises only if it is certain that it is not at the target."""
@@ -288,6 +310,7 @@ class LiveSource(Source):
         status: Any = await qmp.execute("query-status")
         if not status["running"] and status["status"] in ("paused", "postmigrate", "finish-migrate"):
             await qmp.execute("cont")
+        await self._claim_ports()
         if self.vm.life is Life.PAUSED:
             self.vm.life = Life.RUNNING
         if self._mirrors is not None:

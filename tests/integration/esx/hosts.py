@@ -102,12 +102,14 @@ class TestHost:
             f'[[datastores]]\nname = "datastore1"\npath = "{self.datastore}"\n{switch}'
         )
 
-    async def start(self) -> HostInfo:
-        """Start the agent and wait until it answers."""
+    async def start(self, dies: str = "") -> HostInfo:
+        """Start the agent, or one that dies at a point (as `vmotion/dying_agent.py` takes it); wait for its answer."""
+        dying = str(Path(__file__).parent / "vmotion" / "dying_agent.py")
+        program = [dying, *dies.split()] if dies else ["-m", "landbridge.esx"]
         with self.log.open("ab") as log:
             # A process group of its own, so that a test can kill all of it.
             self._process = await asyncio.create_subprocess_exec(
-                *(*self.place.prefix, sys.executable, "-m", "landbridge.esx", "--config", str(self._config)),
+                *(*self.place.prefix, sys.executable, *program, "--config", str(self._config)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

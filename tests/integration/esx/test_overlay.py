@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from landbridge.esx.client import HostClient, HostError
+from landbridge.esx.client import HostError
 from landbridge.esx.model import (
     CreateVm,
     Disk,
-    Event,
     IncomingVm,
     Nic,
     OutgoingVm,
@@ -40,6 +39,7 @@ from .hosts import SITE, TestHost, vm_config
 WEB = PortGroup(key="dvportgroup-20", name="web", segment=str(uuid.uuid4()))
 TRUNK = PortGroup(key="dvportgroup-21", name="VM Network", vlan=100)
 GUEST = "10.77.0.10"
+_FINAL = (VmotionPhase.SUCCEEDED, VmotionPhase.FAILED)
 _BOOT = 100.0  # seconds for a guest under software emulation on a busy machine
 
 
@@ -257,43 +257,82 @@ async def test_a_guest_moves_with_both_chassis_requested_and_loses_little_but_it
     cloud: Cloud, guest: VmState
 ) -> None:
     assert await cloud.reaches("e3", GUEST, within=_BOOT)
-    following = asyncio.create_task(follow_as_nsx(cloud, guest, source=0, target=1))
+    here, there = await ends(cloud, guest)
+    following = asyncio.create_task(follow_as_nsx(cloud, guest, here, there))
     async with cloud.pinging("e3", GUEST) as pings:
-        move = await move_vm(cloud, guest, source=0, target=1)
+        move = await move_vm(cloud, guest, here, there)
         await asyncio.wait_for(following, 20)
     judge("both chassis requested", pings, move)
     assert await cloud.reaches("e3", GUEST)
     request_chassis(cloud, vif(guest.config.instance_uuid), "")
     assert await cloud.reaches("e2", GUEST)
-    assert not [port for port in await cloud.managers[0].overlay_ports() if port.vm == guest.config.instance_uuid]
+    assert await cloud.managers[here].overlay_ports() == []
 
 
 async def test_a_guest_moves_when_no_nsx_manager_is_there(cloud: Cloud, guest: VmState) -> None:
+    here, there = await ends(cloud, guest)
     async with cloud.pinging("e3", GUEST) as pings:
-        move = await move_vm(cloud, guest, source=1, target=0)
+        move = await move_vm(cloud, guest, here, there)
     judge("no manager", pings, move, bound=100)
     assert await cloud.reaches("e3", GUEST)
 
 
-async def test_a_move_that_fails_leaves_the_vif_where_it_was(cloud: Cloud, guest: VmState) -> None:
-    target = cloud.hosts[1]
-    since = (await events_now(cloud.managers[1]))[-1].seq
-    incoming = await prepare(cloud, guest, source=0, target=1)
+async def test_a_guest_keeps_its_network_while_the_agent_it_came_from_is_dead(cloud: Cloud, guest: VmState) -> None:
+    assert await cloud.reaches("e3", GUEST, within=_BOOT)
+    here, there = await ends(cloud, guest)
+    source, target = cloud.hosts[here], cloud.hosts[there]
+    await source.kill()
+    await source.start(dies="landbridge.esx.vmotion_memory MemoryStream.proceed after")
+    incoming = await prepare(cloud, guest, here, there)
+    await source.client.start_outgoing(outgoing(guest, incoming))
+    assert (await ended(target, incoming.id)).phase is VmotionPhase.SUCCEEDED
+    assert await cloud.reaches("e3", GUEST)
+    # What is left of the VM at the source has a port there still.
+    async with cloud.pinging("e3", GUEST) as pings:
+        await asyncio.sleep(2)
+    print(f"source's agent dead: {pings.lost} of {pings.sent} lost, silent for {pings.silence:.0f} ms")
+    assert pings.lost < 20
+
+    await source.start()
+    assert (await ended(source, incoming.id)).phase is VmotionPhase.SUCCEEDED
+
+
+async def test_a_move_that_fails_at_the_switchover_leaves_the_vif_where_it_was(cloud: Cloud, guest: VmState) -> None:
+    here, there = await ends(cloud, guest)
+    source, target = cloud.hosts[here], cloud.hosts[there]
+    await target.kill()
+    await target.start(dies="landbridge.esx.vmotion_target Target._close_exports before")
+    incoming = await prepare(cloud, guest, here, there)
+    await source.client.start_outgoing(outgoing(guest, incoming))
+    assert (await ended(source, incoming.id)).phase is VmotionPhase.FAILED
+    assert await cloud.reaches("e3", GUEST)
+    (port,) = await cloud.managers[here].overlay_ports()
+    assert (port.vif, port.active) == (vif(guest.config.instance_uuid), True)
+    await target.start()
+    assert (await ended(target, incoming.id)).phase is VmotionPhase.FAILED
+    assert await cloud.managers[there].overlay_ports() == []
+
+
+async def test_a_move_that_is_given_up_leaves_the_vif_where_it_was(cloud: Cloud, guest: VmState) -> None:
+    here, there = await ends(cloud, guest)
+    target, nsx = cloud.hosts[there], cloud.managers[there]
+    since = (await nsx.events(0, 0)).events[-1].seq
+    incoming = await prepare(cloud, guest, here, there)
     assert (incoming.vifs, incoming.vifs_active) == ([vif(guest.config.instance_uuid)], False)
-    (port,) = await cloud.managers[1].overlay_ports()
+    (port,) = await nsx.overlay_ports()
     assert (port.vif, port.active) == (vif(guest.config.instance_uuid), False)
-    opened = await cloud.managers[1].open_vmotion_ports(incoming.id)
+    opened = await nsx.open_vmotion_ports(incoming.id)
     assert opened.vifs_active
-    (port,) = await cloud.managers[1].overlay_ports()
+    (port,) = await nsx.overlay_ports()
     assert port.active
 
     assert (await target.client.abort_vmotion(incoming.id)).phase is VmotionPhase.FAILED
-    assert await cloud.managers[1].overlay_ports() == []
+    assert await nsx.overlay_ports() == []
     assert await cloud.reaches("e3", GUEST)
-    moves = [event for event in await events_now(cloud.managers[1], since) if event.type == "vmotion-changed"]
-    assert [event.vmotion for event in moves] == [incoming.id, incoming.id]
+    heard = (await nsx.events(since, 0)).events
+    assert [one.vmotion for one in heard if one.type == "vmotion-changed"] == [incoming.id, incoming.id]
     with pytest.raises(HostError, match="has no ports here"):
-        await cloud.managers[1].open_vmotion_ports(incoming.id)
+        await nsx.open_vmotion_ports(incoming.id)
 
 
 # ---------------------------------------------------------------------------------------------- how it is done
@@ -322,8 +361,10 @@ async def reconnect(host: TestHost, vm: VmState, group: PortGroup) -> None:
     await host.client.reconfigure_vm(vm.config.instance_uuid, request)
 
 
-async def events_now(client: HostClient, since: int = 0) -> list[Event]:
-    return (await client.events(since, 0)).events
+async def ends(cloud: Cloud, vm: VmState) -> tuple[int, int]:
+    """Of the first two hosts the one that a VM is on, and the other."""
+    found = [state.config.instance_uuid for state in await cloud.hosts[0].client.vms()]
+    return (0, 1) if vm.config.instance_uuid in found else (1, 0)
 
 
 async def prepare(cloud: Cloud, vm: VmState, source: int, target: int) -> Vmotion:
@@ -341,24 +382,29 @@ async def prepare(cloud: Cloud, vm: VmState, source: int, target: int) -> Vmotio
 async def move_vm(cloud: Cloud, vm: VmState, source: int, target: int) -> Vmotion:
     """Move a VM; the end of the move at the source."""
     incoming = await prepare(cloud, vm, source, target)
-    request = OutgoingVm(
-        id=incoming.id, mode=VmotionMode.LIVE, vm=vm.config.instance_uuid, endpoints=incoming.endpoints
-    )
-    client, seen = cloud.hosts[source].client, -1
-    await client.start_outgoing(request)
+    await cloud.hosts[source].client.start_outgoing(outgoing(vm, incoming))
+    view = await ended(cloud.hosts[source], incoming.id)
+    assert view.phase is VmotionPhase.SUCCEEDED, view.error
+    return view
+
+
+def outgoing(vm: VmState, to: Vmotion) -> OutgoingVm:
+    return OutgoingVm(id=to.id, mode=VmotionMode.LIVE, vm=vm.config.instance_uuid, endpoints=to.endpoints)
+
+
+async def ended(host: TestHost, move: str) -> Vmotion:
+    """A move at one end, once it has ended there."""
+    seen = -1
     async with asyncio.timeout(60):
-        while True:
-            view = await client.vmotion(incoming.id, seen, 10)
-            if view.phase in (VmotionPhase.SUCCEEDED, VmotionPhase.FAILED):
-                assert view.phase is VmotionPhase.SUCCEEDED, view.error
-                return view
+        while (view := await host.client.vmotion(move, seen, 10)).phase not in _FINAL:
             seen = view.seq
+    return view
 
 
 async def follow_as_nsx(cloud: Cloud, vm: VmState, source: int, target: int) -> None:
     """What the NSX manager does in a move: both chassis requested while it lasts, ports opened, then the new one."""
     client, names = cloud.managers[target], [cloud.hosts[number].name for number in (source, target)]
-    since = (await events_now(client))[-1].seq
+    since = (await client.events(0, 0)).events[-1].seq
     while True:
         heard = await client.events(since, 10)
         for event in heard.events:
@@ -367,7 +413,7 @@ async def follow_as_nsx(cloud: Cloud, vm: VmState, source: int, target: int) -> 
                 continue
             move = await client.vmotion(event.vmotion)
             assert move.vifs == [vif(vm.config.instance_uuid)]
-            if move.phase in (VmotionPhase.SUCCEEDED, VmotionPhase.FAILED):
+            if move.phase in _FINAL:
                 await asyncio.to_thread(request_chassis, cloud, move.vifs[0], names[1])
                 return
             await asyncio.to_thread(request_chassis, cloud, move.vifs[0], ",".join(names))
