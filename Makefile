@@ -24,8 +24,9 @@ down: setup  ## Remove every process, namespace, bridge and file the lab made
 status: setup  ## Show what is up
 	@$(LANDBRIDGE) lab status
 
-test: setup  ## Run all the tests
-	@$(PYTEST) tests/unit tests/integration tests/e2e
+test: setup  ## Run all the tests: two files at a time, then the two whole sites by themselves
+	@$(PYTEST) -n 2 --dist loadfile tests/unit tests/integration
+	@$(PYTEST) tests/e2e
 
 test-%: setup  ## Run one package's tests: make test-esx
 	@found="$(wildcard tests/unit/$* tests/integration/$* tests/e2e/$*)"; \
