@@ -153,6 +153,8 @@ def _adopt(wanted: Mapping[Ref, Row], tables: Tables, here: dict[Ref, str]) -> N
 
 
 def _changes(table: str, uuid: str, columns: Mapping[str, Any], row: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    if {**row, **COLUMNS[table], **columns} == row:
+        return
     changed: dict[str, Any] = {}
     mutations: list[list[Any]] = []
     for column, default in (*COLUMNS[table].items(), ("external_ids", {})):

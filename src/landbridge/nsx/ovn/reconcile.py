@@ -6,6 +6,7 @@ change by hand is undone.
 """
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -47,6 +48,11 @@ class Reconciler:
     def realized(self, path: str) -> list[Realized]:
         """What became of the intent; nothing while no snapshot with it was compiled."""
         return [self._state(claim) for claim in self._claims.get(path, ())]
+
+    async def committed(self, sequence: int) -> None:
+        """Wait until a snapshot at least as new has been written."""
+        async with self._settled:
+            await self._settled.wait_for(lambda: self._done >= sequence)
 
     async def settled(self, sequence: int) -> None:
         """Wait until a snapshot at least as new has been written, and ovn-northd has followed."""
@@ -130,8 +136,16 @@ class Reconciler:
 
 
 def _plan(snapshot: Snapshot, tables: Tables) -> tuple[dict[str, list[Claim]], Difference]:
-    wanted = compile_snapshot(snapshot, present(tables))
-    claims: dict[str, list[Claim]] = {}
-    for claim in wanted.claims:
-        claims.setdefault(claim.intent_path, []).append(claim)
-    return claims, difference(wanted.rows, tables)
+    collecting = gc.isenabled()
+    # So many new objects make the collector walk over all there are again and again: half of the time. None of them
+    # refer to each other in circles.
+    gc.disable()
+    try:
+        wanted = compile_snapshot(snapshot, present(tables))
+        claims: dict[str, list[Claim]] = {}
+        for claim in wanted.claims:
+            claims.setdefault(claim.intent_path, []).append(claim)
+        return claims, difference(wanted.rows, tables)
+    finally:
+        if collecting:
+            gc.enable()

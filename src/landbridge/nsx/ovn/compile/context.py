@@ -87,7 +87,9 @@ class Context:
         return iter(self._below.get((path, kind), ()))  # type: ignore[arg-type]
 
     def get(self, path: str, kind: type[_I]) -> _I | None:
-        return self.snapshot.get(path, kind)
+        found = self.snapshot.intents.get(path)
+        # isinstance() of pydantic's classes costs as much as all else here.
+        return found if type(found) is kind else None
 
 
 def mac_of(key: str) -> str:

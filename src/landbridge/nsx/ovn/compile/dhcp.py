@@ -5,9 +5,9 @@ OVN knows no ranges, only a subnet with exceptions, so the exceptions are what i
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from landbridge.nsx.ovn.compile.addresses import networks
+from landbridge.nsx.ovn.compile.addresses import interface_of, networks
 from landbridge.nsx.ovn.compile.context import Context, mac_of
 from landbridge.nsx.ovn.rows import Ref
 from landbridge.nsx.policy.model.dhcp import DhcpServerConfig, DhcpV4Options, DhcpV4StaticBindingConfig
@@ -95,7 +95,7 @@ def _subnet(segment: Segment) -> SegmentSubnet | None:
     four = [
         subnet
         for subnet in segment.subnets
-        if subnet.gateway_address and ip_interface(subnet.gateway_address).version == 4
+        if subnet.gateway_address and interface_of(subnet.gateway_address).version == 4
     ]
     ranged = [subnet for subnet in four if subnet.dhcp_ranges]
     if len(ranged) > 1:
@@ -133,7 +133,7 @@ def _options(
     config = subnet.dhcp_config or SegmentDhcpV4Config()
     own = config.server_address or server.server_address or next(iter(server.server_addresses), None)
     options = {
-        "server_id": str(ip_interface(own).ip) if own else str(gateway.ip),
+        "server_id": str(interface_of(own).ip) if own else str(gateway.ip),
         "server_mac": mac_of(f"{segment.path}#dhcp"),
         "lease_time": str(lease),
         "router": str(gateway.ip),

@@ -67,6 +67,7 @@ class _Firewall:
         self._context = context
         self._groups = groups
         self._services = services
+        self._matches: dict[tuple[object, ...], str] = {}
         lists = context.of(PolicyExcludeList)
         self._left_alone = frozenset[int]().union(
             *(groups.members(path).ports for one in lists for path in one.members)
@@ -172,6 +173,12 @@ class _Firewall:
     def _addresses(self, paths: list[str], field: str, *, negated: bool) -> str:
         if "ANY" in paths:
             return ""
+        key = (field, negated, *paths)
+        if key not in self._matches:
+            self._matches[key] = self._address_match(paths, field, negated=negated)
+        return self._matches[key]
+
+    def _address_match(self, paths: list[str], field: str, *, negated: bool) -> str:
         sets = [self._groups.named(path) for path in paths if path.startswith("/")]
         four, six = plain(path for path in paths if not path.startswith("/"))
         parts = []

@@ -8,8 +8,9 @@ rules. All have their edges in the same order, so that what passes two of them n
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network, ip_interface, ip_network
+from ipaddress import IPv4Network, ip_network
 
+from landbridge.nsx.ovn.compile.addresses import interface_of
 from landbridge.nsx.ovn.compile.context import Context, Gateway, Interface, Leg, mac_of
 from landbridge.nsx.ovn.rows import Ref
 from landbridge.nsx.policy.model.fabric import PolicyEdgeNode
@@ -119,11 +120,11 @@ def _join(context: Context, tier1: Gateway, tier0: Gateway, network: IPv4Network
         tier1,
         switch,
         _uplink(tier1.path),
-        [ip_interface(f"{network[1]}/31")],
+        [interface_of(f"{network[1]}/31")],
         edges=tier1.edges if external else [],
         choice=str(network),
     )
-    down = _leg(context, tier0, switch, f"{tier1.path}#downlink", [ip_interface(f"{network[0]}/31")])
+    down = _leg(context, tier0, switch, f"{tier1.path}#downlink", [interface_of(f"{network[0]}/31")])
     return [switch, up, down]
 
 
@@ -182,7 +183,7 @@ def _segments(context: Context) -> None:
     """The gateways' ports on segments that are connected to them."""
     for segment in context.of(Segment):
         gateway, switch = context.gateways.get(segment.connectivity_path), context.switches.get(segment.path)
-        addresses = [ip_interface(subnet.gateway_address) for subnet in segment.subnets if subnet.gateway_address]
+        addresses = [interface_of(subnet.gateway_address) for subnet in segment.subnets if subnet.gateway_address]
         connected = segment.advanced_config.connectivity == "ON"
         if gateway is not None and switch is not None and addresses and connected:
             port = _leg(context, gateway, switch, f"{segment.path}#gateway", addresses)
@@ -212,7 +213,7 @@ def _interface(
     named = [_chassis_at(context, one.edge_path) for one in interfaces if isinstance(one, Tier0Interface)]
     edges = list(dict.fromkeys([edge for edge in gateway.edges if edge in named] + gateway.edges))
     networks = {
-        ip_interface(f"{address}/{subnet.prefix_len}")
+        interface_of(f"{address}/{subnet.prefix_len}")
         for one in interfaces
         for subnet in one.subnets
         for address in subnet.ip_addresses

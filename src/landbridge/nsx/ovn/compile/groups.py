@@ -22,7 +22,6 @@ from landbridge.nsx.policy.model.security import (
     PathExpression,
 )
 from landbridge.nsx.policy.model.segments import Segment, SegmentPort
-from landbridge.nsx.snapshot import Machine
 
 _COMPARE: dict[str, Callable[[str, str], bool]] = {
     "EQUALS": lambda have, want: have == want,
@@ -70,12 +69,17 @@ class Groups:
         self._of_machine: dict[str, set[int]] = {}
         self._of_segment: dict[str, set[int]] = {}
         self._of_path: dict[str, int] = {}
+        # There are few tags, names of many VMs: tags are compared once, not once a VM.
+        self._of_tag: dict[tuple[str, str], set[int]] = {}
         for place, port in enumerate(context.ports):
             if port.machine is not None:
                 self._of_machine.setdefault(port.machine.id, set()).add(place)
             self._of_segment.setdefault(port.segment, set()).add(place)
             if port.path:
                 self._of_path[port.path] = place
+        for machine in context.snapshot.machines.values():
+            for tag in machine.tags:
+                self._of_tag.setdefault(tag, set()).update(self._of_machine.get(machine.id, ()))
 
     def compile(self) -> None:
         """The rows of all groups."""
@@ -85,7 +89,7 @@ class Groups:
 
     def named(self, path: str) -> Set:
         """The set of a group, a segment or a segment port."""
-        return self.made(path, self.members(path))
+        return self._sets.get(path) or self.made(path, self.members(path))
 
     def made(self, key: str, members: Members) -> Set:
         """Rows for these members."""
@@ -176,24 +180,36 @@ class Groups:
 
     def _places(self, condition: Condition) -> Iterable[int]:
         if condition.member_type == "VirtualMachine":
-            for machine in self._context.snapshot.machines.values():
-                if _machine_holds(condition, machine):
-                    yield from self._of_machine.get(machine.id, ())
-        elif condition.member_type == "Segment":
-            for segment in self._context.of(Segment):
-                if _holds(condition, segment.display_name or segment.id, segment.tags):
-                    yield from self._of_segment.get(segment.path, ())
-        else:
-            for port in self._context.of(SegmentPort):
-                if port.path in self._of_path and _holds(condition, port.display_name or port.id, port.tags):
-                    yield self._of_path[port.path]
+            return self._machines(condition)
+        if condition.member_type == "Segment":
+            found = (
+                self._of_segment.get(segment.path, ())
+                for segment in self._context.of(Segment)
+                if _holds(condition, segment.display_name or segment.id, segment.tags)
+            )
+            return [place for places in found for place in places]
+        return [
+            self._of_path[port.path]
+            for port in self._context.of(SegmentPort)
+            if port.path in self._of_path and _holds(condition, port.display_name or port.id, port.tags)
+        ]
 
-
-def _machine_holds(condition: Condition, machine: Machine) -> bool:
-    if condition.key == "Tag":
-        return _tagged(condition, machine.tags)
-    have = {"Name": machine.name, "OSName": machine.os_name, "ComputerName": machine.computer_name}[condition.key]
-    return _COMPARE[condition.operator](have, condition.value)
+    def _machines(self, condition: Condition) -> Iterable[int]:
+        if condition.key == "Tag":
+            holders = (places for tag, places in self._of_tag.items() if _is(condition, tag))
+            found = set[int]().union(*holders)
+            if condition.operator == "NOTEQUALS":
+                return set[int]().union(*self._of_machine.values()) - found
+            return found
+        name = {"Name": "name", "OSName": "os_name", "ComputerName": "computer_name"}[condition.key]
+        compare, value = _COMPARE[condition.operator], condition.value
+        machines = self._context.snapshot.machines
+        return [
+            place
+            for identifier, places in self._of_machine.items()
+            if compare(getattr(machines[identifier], name), value)
+            for place in places
+        ]
 
 
 def _holds(condition: Condition, name: str, tags: Iterable[Tag]) -> bool:
@@ -203,11 +219,14 @@ def _holds(condition: Condition, name: str, tags: Iterable[Tag]) -> bool:
 
 
 def _tagged(condition: Condition, tags: Iterable[tuple[str, str]]) -> bool:
-    """A value is `scope|tag`, or the tag in any scope. NOTEQUALS: has no such tag."""
+    """Whether one of the tags is the condition's. NOTEQUALS: none is."""
+    return any(_is(condition, tag) for tag in tags) is not (condition.operator == "NOTEQUALS")
+
+
+def _is(condition: Condition, tag: tuple[str, str]) -> bool:
+    """Whether this is the condition's tag: its value is `scope|tag`, or a tag of any scope."""
     scope, bar, value = condition.value.rpartition("|")
     operator = "EQUALS" if condition.operator == "NOTEQUALS" else condition.operator
-    found = any(
-        _COMPARE[operator](tag, value) and (not bar or (has == scope) is (condition.scope_operator == "EQUALS"))
-        for has, tag in tags
-    )
-    return found is not (condition.operator == "NOTEQUALS")
+    if bar and (tag[0] == scope) is not (condition.scope_operator == "EQUALS"):
+        return False
+    return _COMPARE[operator](tag[1], value)

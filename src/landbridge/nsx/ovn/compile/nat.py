@@ -114,7 +114,7 @@ class _Nat:
 
     def _snat(self, rule: PolicyNatRule) -> _Translation:
         outer = _single(rule.translated_network, "translated_network of a SNAT rule")
-        sources = networks(rule.source_network) if rule.source_network else list(_ANY)
+        sources = list(networks(rule.source_network)) if rule.source_network else list(_ANY)
         if rule.service or rule.translated_ports:
             raise _Unable("OVN can not translate the sources of one service only: leave service and ports away")
         translation = _Translation(rule, sources)
@@ -135,7 +135,7 @@ class _Nat:
     def _dnat(self, rule: PolicyNatRule) -> _Translation:
         outer = _single(rule.destination_network, "destination_network of a DNAT rule")
         inner = _single(rule.translated_network, "translated_network of a DNAT rule")
-        translation = _Translation(rule, networks(outer))
+        translation = _Translation(rule, list(networks(outer)))
         if rule.service or rule.translated_ports:
             translation.balancers = list(self._forwards(rule, outer, inner))
             return translation
@@ -228,7 +228,7 @@ class _Nat:
 
 def _single(text: str | None, what: str) -> str:
     """One address; OVN translates to one."""
-    found = networks(text) if text else []
+    found = networks(text) if text else ()
     if len(found) != 1 or found[0].num_addresses != 1:
         raise _Unable(f"the {what} must be one address, not {text or 'empty'}")
     return str(found[0].network_address)
