@@ -56,7 +56,7 @@ def put(draft: Draft, path: str, body: dict[str, Any]) -> Intent:
 def patch(draft: Draft, path: str, body: dict[str, Any], depth: int = 0) -> None:
     """Create an object or change the given fields of it (null: back to the default), with the body's children."""
     if path == ROOT:
-        _only(body, {"children", "resource_type", "id", "display_name", "connectivity_strategy"}, ROOT)
+        _only(body, {"children", "resource_type", "id", "display_name"} | _OURS, ROOT)
         children(draft, ROOT, body.get("children") or [], depth)
         return
     place = _place(path)

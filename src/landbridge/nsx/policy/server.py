@@ -4,6 +4,7 @@ JSON in and out, errors in NSX's form, and who may call what. Everything below `
 `tree` knows is served by one handler; the rest has routes of its own (`routes_*`).
 """
 
+import hmac
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -75,7 +76,8 @@ async def _caller(sessions: Sessions, request: web.Request) -> Caller:
     if scheme.lower() == "basic":
         return await sessions.basic(credentials.strip(), request.remote or "")
     session = sessions.session(request.cookies.get(SESSION_COOKIE, ""))
-    if request.method not in _READS and request.headers.get("X-XSRF-TOKEN") != session.token:
+    token = request.headers.get("X-XSRF-TOKEN", "")
+    if request.method not in _READS and not hmac.compare_digest(token.encode(), session.token.encode()):
         raise faults.bad_token()
     return Caller(session.user, session.role)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from landbridge.nsx.policy import changes, faults, search
+from landbridge.nsx.policy import changes, faults, hierarchy, search
 from landbridge.nsx.policy.checks import check
 from landbridge.nsx.policy.config import PolicyConfig
 from landbridge.nsx.policy.contents import Contents, Draft
@@ -99,11 +99,16 @@ class PolicyService:
         """See to it that the system's own objects are there."""
         await self.store.change(lambda draft: ensure(draft, config), _SYSTEM)
 
+    async def whole(self, kinds: str, base: str) -> dict[str, Any]:
+        """The root with what is below it, in the form that PATCH takes; see `hierarchy`."""
+        contents = await self.store.contents()
+        return await asyncio.to_thread(hierarchy.whole, contents, kinds, base)
+
     async def get(self, path: str) -> dict[str, Any]:
         """An object as the API shows it; Fault 404 if there is none."""
         contents = await self.store.contents()
         if path == ROOT:
-            return {"resource_type": "Infra", "id": "infra", "display_name": "infra", "path": ROOT, "_revision": 0}
+            return hierarchy.root()
         place = place_of(path)
         if place is None:
             raise faults.unknown(path)

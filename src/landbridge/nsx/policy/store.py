@@ -94,13 +94,13 @@ class Store:
         """Wait until the contents are newer than `sequence`, for `timeout` seconds at most; they are the result."""
         deadline = time.monotonic() + timeout
         while True:
-            self._changed.clear()
+            changed = self._changed  # before looking: what comes after that is not missed
             contents = await self.contents()
             left = deadline - time.monotonic()
             if contents.sequence > sequence or left <= 0:
                 return contents
             try:
-                await asyncio.wait_for(self._changed.wait(), min(_POLL, left))
+                await asyncio.wait_for(changed.wait(), min(_POLL, left))
             except TimeoutError:
                 continue
 
@@ -121,6 +121,7 @@ class Store:
             async with self._lock:
                 result = await asyncio.to_thread(work)
             self._changed.set()
+            self._changed = asyncio.Event()
             return result
 
         task = asyncio.create_task(locked())

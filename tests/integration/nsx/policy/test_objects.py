@@ -212,6 +212,42 @@ async def test_the_systems_own_objects_are_there_and_stay_as_they_are(api: Api) 
     await api.patch(rule, {"action": "ALLOW"})
 
 
+async def test_the_exclude_list_is_changed_and_never_deleted(api: Api) -> None:
+    path = "/infra/settings/firewall/security/exclude-list"
+    await api.patch("/infra/segments/excluded", {})
+    await api.patch(path, {"members": ["/infra/segments/excluded"]})
+    error = await api.refused("DELETE", "/infra/segments/excluded")
+    assert path in error["error_message"]
+    await api.refused("DELETE", path, status=403)
+    await api.patch(path, {"members": []})
+    await api.delete("/infra/segments/excluded")
+
+
+async def test_a_tree_that_was_read_as_a_whole_restores_what_is_lost(api: Api) -> None:
+    await api.patch("/infra/tier-1s/saved", {"tags": [{"scope": "s", "tag": "t"}]})
+    await api.patch("/infra/tier-1s/saved/segments/deep", {"subnets": [{"gateway_address": "10.88.0.1/24"}]})
+    rule = {"id": "r", "action": "REJECT", "source_groups": [f"{_DOMAIN}/groups/saved"]}
+    await api.patch(f"{_DOMAIN}/groups/saved", {"description": "kept"})
+    await api.patch(f"{_DOMAIN}/security-policies/saved", {"rules": [rule]})
+    saved = await api.get("/infra", params={"filter": "Type-Tier1|Segment|Group|SecurityPolicy|Rule"})
+    for path in (f"{_DOMAIN}/security-policies/saved", f"{_DOMAIN}/groups/saved"):
+        await api.delete(path)
+    await api.delete("/infra/tier-1s/saved/segments/deep")
+    await api.delete("/infra/tier-1s/saved")
+    await api.patch("/infra", saved)
+    assert (await api.get("/infra/tier-1s/saved"))["tags"] == [{"scope": "s", "tag": "t"}]
+    deep = await api.get("/infra/tier-1s/saved/segments/deep")
+    assert deep["connectivity_path"] == "/infra/tier-1s/saved"
+    assert (await api.get(f"{_DOMAIN}/groups/saved"))["description"] == "kept"
+    (restored,) = (await api.get(f"{_DOMAIN}/security-policies/saved"))["rules"]
+    assert (restored["id"], restored["action"]) == ("r", "REJECT")
+    below = await api.get("/infra", params={"base_path": "/infra/tier-1s/saved"})
+    (only,) = below["children"]
+    assert [child["Segment"]["id"] for child in only["Tier1"]["children"] if "Segment" in child] == ["deep"]
+    await api.refused("GET", "/infra?filter=Name-x")
+    await api.refused("GET", "/infra?filter=Type-Fish")
+
+
 async def test_two_that_change_the_same_revision_at_once_do_not_both_win(api: Api) -> None:
     made = await api.put("/infra/segments/raced", {"description": "start"})
     answers = await asyncio.gather(
