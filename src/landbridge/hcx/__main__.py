@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from landbridge.hcx import routes_inventory, routes_migrations, routes_pairing
+from landbridge.hcx import routes_extensions, routes_inventory, routes_migrations, routes_pairing
 from landbridge.hcx.config import ManagerConfig
 from landbridge.hcx.daemon import config_argument, log_to_stderr, until_terminated
 from landbridge.hcx.manager import Manager
@@ -18,6 +18,7 @@ async def _serve(path: Path) -> None:
         *routes_pairing.routes(manager),
         *routes_inventory.routes(manager),
         *routes_migrations.routes(manager),
+        *routes_extensions.routes(manager),
     ]
     await manager.start(application(manager.sessions, manager.pairing, routes))
     await until_terminated()

@@ -45,6 +45,10 @@ class IxAddress(_Section):
     uplink_port: int = 4500
 
 
+class NeAddress(IxAddress):
+    """The network extension appliance of this site; its uplink's port is UDP."""
+
+
 class ManagerConfig(_Section):
     """What `python -m landbridge.hcx --config FILE` reads."""
 
@@ -60,6 +64,8 @@ class ManagerConfig(_Section):
     # The vCenter this manager belongs to.
     vcenter: VCenterLogin
     ix: IxAddress
+    # None: this site extends no networks.
+    ne: NeAddress | None = None
     # A session nobody uses for this long is over (seconds).
     session_timeout: float = Field(default=1800, gt=0)
 

@@ -7,10 +7,12 @@ from aiohttp import web
 
 from landbridge.hcx import inventory
 from landbridge.hcx.config import ManagerConfig
+from landbridge.hcx.extensions import Extensions
 from landbridge.hcx.ix.client import IxClient
 from landbridge.hcx.jobs import Jobs
 from landbridge.hcx.mesh import Mesh
 from landbridge.hcx.migrations.service import Migrations
+from landbridge.hcx.ne.client import NeClient
 from landbridge.hcx.pairing import Pairing
 from landbridge.hcx.sessions import Sessions
 from landbridge.hcx.store import Store
@@ -35,6 +37,7 @@ class Manager:
         self.mesh = Mesh(config.ix, self.ix, self.vcenter)
         self.pairing = Pairing(config, self.store, self.jobs, self.ix, self.mesh)
         self.migrations = Migrations(config, self.store, self.pairing, self.mesh, self.ix, self.vcenter)
+        self.extensions = Extensions(config, self.store, self.jobs, self.pairing, self.vcenter)
         self._runner: web.AppRunner | None = None
 
     def origin(self) -> dict[str, str]:
@@ -51,6 +54,8 @@ class Manager:
         await self.jobs.settle()
         await self.pairing.prepare()
         await self.migrations.start()
+        ne = self.config.ne
+        await self.extensions.prepare(NeClient(ne.address, ne.port, self._identity) if ne is not None else None)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         where = self.config.listen
@@ -65,6 +70,7 @@ class Manager:
         await self.jobs.close()
         await self.migrations.stop()
         await self.pairing.close()
+        await self.extensions.close()
         await self.ix.close()
         await self.vcenter.close()
         self.store.close()

@@ -72,6 +72,9 @@ class _Handlers:
         busy = await self._manager.migrations.active()
         if busy:
             raise ApiFault(409, "Migrations active", f"wait for them or cancel them first: {', '.join(busy)}")
+        if extended := await self._manager.extensions.all():
+            names = ", ".join(extension.name for extension in extended)
+            raise ApiFault(409, "Networks extended", f"end their extensions first: {names}")
         force = request.query.get("force", "false").lower() == "true"
         job = await self._manager.pairing.end(request.match_info["endpoint"], request[SESSION], force)
         return data({"jobId": job.id})

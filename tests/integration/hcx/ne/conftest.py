@@ -11,6 +11,24 @@ from tests.integration.hcx.ne.stage import Stage
 RED_VNI, BLUE_VNI = 5001, 5002
 
 
+async def extend_networks(stage: Stage) -> None:
+    """Red and Blue, as `stage` says."""
+    for site, red, blue in ((stage.a, 100, 200), (stage.b, 300, 0)):
+        await site.client.extend("red", Extension(vlan=red, vni=RED_VNI))
+        await site.client.extend("blue", Extension(vlan=blue, vni=BLUE_VNI))
+    for site in stage.sites:
+        await site.until(lambda status: all(n.state == Forwarding.FORWARDING for n in status.networks))
+        await site.until(lambda status: status.tunnel is not None and status.tunnel.up)
+
+
+async def withdraw_networks(stage: Stage) -> None:
+    """No network and no tunnel."""
+    for site in stage.sites:
+        for network in (await site.client.status()).networks:
+            await site.client.withdraw(network.id)
+        await site.client.remove_peer()
+
+
 @pytest.fixture(scope="session")
 async def stage() -> AsyncIterator[Stage]:
     """Red is VLAN 100 at site a and 300 at b; Blue is 200 at a and untagged at b."""
@@ -18,12 +36,7 @@ async def stage() -> AsyncIterator[Stage]:
     try:
         await made.build()
         await made.pair()
-        for site, red, blue in ((made.a, 100, 200), (made.b, 300, 0)):
-            await site.client.extend("red", Extension(vlan=red, vni=RED_VNI))
-            await site.client.extend("blue", Extension(vlan=blue, vni=BLUE_VNI))
-        for site in made.sites:
-            await site.until(lambda status: all(n.state == Forwarding.FORWARDING for n in status.networks))
-            await site.until(lambda status: status.tunnel is not None and status.tunnel.up)
+        await extend_networks(made)
         yield made
     finally:
         await made.remove()

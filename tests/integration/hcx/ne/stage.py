@@ -218,6 +218,12 @@ class Site:
                 ["ip", "netns", "exec", self.appliance, *argv], stdout=log, stderr=log, start_new_session=True
             )
 
+    def restart_with(self, config: str) -> None:
+        """kill -9 of the daemon, and another one with this configuration."""
+        self.kill()
+        (self.state / "ne.toml").write_text(config)
+        self.start()
+
     def kill(self) -> None:
         """kill -9 of the daemon."""
         assert self.process is not None
