@@ -143,25 +143,29 @@ class Store:
 
     def _catch_up(self) -> None:
         with self._db.connect() as connection:
-            sequence = int(connection.execute(sa.select(_state.c.sequence)).scalar_one())
-            self._known = self._read(connection, sequence)
+            self._known = self._read(connection)
 
-    def _read(self, connection: sa.Connection, sequence: int) -> Contents:
-        """The known contents and what was committed since, up to `sequence`."""
-        since = (_intents.c.sequence > self._known.sequence) & (_intents.c.sequence <= sequence)
-        rows = connection.execute(sa.select(_intents).where(since)).all()
+    def _read(self, connection: sa.Connection, ahead: int = 0) -> Contents:
+        """The known contents and what changed since; `ahead`: how much the sequence is before what was committed.
+
+        One statement: between two, another manager could commit, and half of that would be seen.
+        """
+        newer = _state.outerjoin(_intents, _intents.c.sequence > self._known.sequence)
+        query = sa.select(_state.c.sequence.label("now"), *_intents.c).select_from(newer)
+        rows = connection.execute(query).all()
         changes: dict[str, tuple[int, Intent | None]] = {
             row.path: (row.sequence, None if row.body is None else _ADAPTERS[row.kind].validate_json(row.body))
             for row in rows
+            if row.path is not None
         }
-        return self._known.followed_by(sequence, changes)
+        return self._known.followed_by(rows[0].now - ahead, changes)
 
     def _change(self, work: Callable[[Draft], _T], user: str) -> _T:
         with self._db.connect() as connection:
             # First of all: this makes other writers wait until we are through.
             connection.execute(sa.update(_state).values(sequence=_state.c.sequence + 1))
             sequence, rule_number = connection.execute(sa.select(_state.c.sequence, _state.c.rule_number)).one()
-            contents = self._read(connection, sequence - 1)
+            contents = self._read(connection, ahead=1)
             draft = Draft(contents, user, int(time.time() * 1000), rule_number)
             result = work(draft)
             if not draft.touched and not draft.gone:

@@ -102,6 +102,14 @@ async def test_unknown_fields_values_paths_and_bodies_are_refused_and_named(api:
         assert (await answer.json())["httpStatus"] == "BAD_REQUEST"
 
 
+async def test_a_body_without_end_is_refused(api: Api) -> None:
+    endless = b'{"description": "' + b"x" * (33 << 20) + b'"}'
+    async with api.session.patch("/policy/api/v1/infra/segments/huge", data=endless) as answer:
+        assert answer.status == 413
+        assert (await answer.json())["module_name"] == "policy"
+    await api.refused("GET", "/infra/segments/huge", status=404)
+
+
 async def test_a_body_counts_whatever_its_content_type(api: Api) -> None:
     headers = {"Content-Type": "text/plain"}
     async with api.session.patch("/policy/api/v1/infra/segments/plain", data=b"{}", headers=headers) as answer:
