@@ -180,13 +180,14 @@ class _Framer:
         self._depth += bare.count(b"{") - bare.count(b"}")
         if self._depth or self._rest:
             return []
-        text, self._data = self._data.decode(), bytearray()
+        text, self._data = self._data.decode().rstrip(), bytearray()
         messages, position, decoder = [], 0, json.JSONDecoder()
         while position < len(text):
+            if text[position].isspace():
+                position += 1
+                continue
             message, position = decoder.raw_decode(text, position)
             messages.append(message)
-            while position < len(text) and text[position].isspace():
-                position += 1
         return messages
 
 

@@ -119,10 +119,8 @@ def _serve(context: Context, segment: Segment, server: DhcpServerConfig, subnet:
             for binding in context.below(segment.path, DhcpV4StaticBindingConfig)
             if isinstance(binding.ip_address, IPv4Address)
         }
-        dhcp.other_config = {
-            "subnet": str(gateway.network),
-            "exclude_ips": " ".join(_outside(gateway.network, subnet.dhcp_ranges, taken)),
-        }
+        outside = " ".join(_outside(gateway.network, subnet.dhcp_ranges, taken))
+        dhcp.other_config = {"subnet": str(gateway.network), **({"exclude_ips": outside} if outside else {})}
     return dhcp
 
 
@@ -131,7 +129,8 @@ def _options(
 ) -> dict[str, str]:
     gateway = IPv4Interface(str(subnet.gateway_address))
     config = subnet.dhcp_config or SegmentDhcpV4Config()
-    own = config.server_address or server.server_address or next(iter(server.server_addresses), None)
+    possible = (config.server_address, server.server_address, *server.server_addresses)
+    own = next((text for text in possible if text and interface_of(text).version == gateway.version), None)
     options = {
         "server_id": str(interface_of(own).ip) if own else str(gateway.ip),
         "server_mac": mac_of(f"{segment.path}#dhcp"),

@@ -19,6 +19,7 @@ from landbridge.nsx.policy.model.nat import PolicyNatRule
 from landbridge.nsx.policy.model.segments import Segment
 
 _TOP_PRIORITY = 100  # of gateway chassis
+_TRANSIT_LENGTH = 31  # of the prefix between a tier-1 and its tier-0
 _ACTIVE_ACTIVE = "OVN has one active edge a port: it runs as ACTIVE_STANDBY, which is what ha_mode should say"
 
 
@@ -62,7 +63,7 @@ def _edges(context: Context, path: str) -> list[str]:
         nodes = sorted(context.below(services.edge_cluster_path, PolicyEdgeNode), key=lambda node: node.member_index)
         first = {edge: place for place, edge in enumerate(services.preferred_edge_paths)}
         nodes.sort(key=lambda node: first.get(node.path, len(first)))
-        return [_chassis(node) for node in nodes]
+        return list(dict.fromkeys(_chassis(node) for node in nodes))
     return []
 
 
@@ -79,30 +80,45 @@ def _allocate(context: Context, tier0s: dict[str, Tier0]) -> dict[str, IPv4Netwo
         tier0 = tier0s.get(tier1.tier0_path)
         if tier0 is None:
             continue
-        before = context.present.choices.get(_uplink(tier1.path))
+        network = _chosen(context.present.choices.get(_uplink(tier1.path), ""))
         of_tier0 = taken.setdefault(tier0.path, set())
-        if before is not None:
-            network = IPv4Network(before)
-            if network not in of_tier0 and any(network.subnet_of(subnet) for subnet in _subnets(tier0)):
-                chosen[tier1.path] = network
-                of_tier0.add(network)
-                continue
-        waiting.append((tier1.path, tier0))
+        usable = network is not None and any(network.subnet_of(subnet) for subnet in _subnets(tier0))
+        if network is None or not usable or network in of_tier0:
+            waiting.append((tier1.path, tier0))
+        else:
+            chosen[tier1.path] = network
+            of_tier0.add(network)
     free = {path: _free(tier0, taken.get(path, set())) for path, tier0 in tier0s.items()}
     for path, tier0 in waiting:
-        network_or_none = next(free[tier0.path], None)
-        if network_or_none is not None:
-            chosen[path] = network_or_none
+        network = next(free[tier0.path], None)
+        if network is not None:
+            chosen[path] = network
     return chosen
+
+
+def _chosen(text: str) -> IPv4Network | None:
+    """What the row says was chosen for it, if nobody scribbled there."""
+    try:
+        network = IPv4Network(text)
+    except ValueError:
+        return None
+    return network if network.prefixlen == _TRANSIT_LENGTH else None
 
 
 def _subnets(tier0: Tier0) -> list[IPv4Network]:
     networks = (ip_network(subnet) for subnet in tier0.transit_subnets)
-    return [network for network in networks if isinstance(network, IPv4Network) and network.prefixlen <= 31]
+    return [
+        network for network in networks if isinstance(network, IPv4Network) and network.prefixlen <= _TRANSIT_LENGTH
+    ]
 
 
 def _free(tier0: Tier0, taken: set[IPv4Network]) -> Iterator[IPv4Network]:
-    return (network for subnet in _subnets(tier0) for network in subnet.subnets(new_prefix=31) if network not in taken)
+    return (
+        network
+        for subnet in _subnets(tier0)
+        for network in subnet.subnets(new_prefix=_TRANSIT_LENGTH)
+        if network not in taken
+    )
 
 
 def _uplink(tier1: str) -> str:
@@ -120,11 +136,11 @@ def _join(context: Context, tier1: Gateway, tier0: Gateway, network: IPv4Network
         tier1,
         switch,
         _uplink(tier1.path),
-        [interface_of(f"{network[1]}/31")],
+        [interface_of(f"{network[1]}/{_TRANSIT_LENGTH}")],
         edges=tier1.edges if external else [],
         choice=str(network),
     )
-    down = _leg(context, tier0, switch, f"{tier1.path}#downlink", [interface_of(f"{network[0]}/31")])
+    down = _leg(context, tier0, switch, f"{tier1.path}#downlink", [interface_of(f"{network[0]}/{_TRANSIT_LENGTH}")])
     return [switch, up, down]
 
 

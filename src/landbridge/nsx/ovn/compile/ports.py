@@ -24,13 +24,20 @@ def compile_ports(context: Context, dhcp: Mapping[str, SegmentDhcp]) -> None:
     for machine in context.snapshot.machines.values():
         for vif in machine.vifs:
             vifs.setdefault(vif.segment, []).append((machine, vif))
+    # A port's name is taken once in the whole database: a VIF that is there goes before a port that waits for it.
+    names: dict[str, str] = {}
+    for segment in context.of(Segment):
+        if segment.path in context.switches:
+            for _, vif in vifs.get(segment.path, ()):
+                names.setdefault(vif.id, segment.path)
     for segment in context.of(Segment):
         intents = list(context.below(segment.path, SegmentPort))
         if segment.path not in context.switches:
             for intent in intents:
                 context.wanted.claim(intent.path, "RealizedLogicalPort", error=f"{segment.path} is not realised")
             continue
-        _Ports(context, segment, dhcp.get(segment.path) or SegmentDhcp()).compile(intents, vifs.get(segment.path, []))
+        here = [(machine, vif) for machine, vif in vifs.get(segment.path, ()) if names[vif.id] == segment.path]
+        _Ports(context, segment, dhcp.get(segment.path) or SegmentDhcp()).compile(intents, here, names)
 
 
 class _Ports:
@@ -44,21 +51,23 @@ class _Ports:
         self._learning = self._mac_profile(segment.path, MacDiscoveryProfile())
         self._refs: list[Ref] = []
 
-    def compile(self, intents: list[SegmentPort], vifs: list[tuple[Machine, Vif]]) -> None:
+    def compile(self, intents: list[SegmentPort], vifs: list[tuple[Machine, Vif]], names: dict[str, str]) -> None:
+        """`names` says of each port's name which segment or segment port has it."""
         attached = {intent.attachment.id: intent for intent in intents if intent.attachment and intent.attachment.id}
         seen = set()
         for machine, vif in vifs:
-            seen.add(vif.id)
-            self._port(vif.id, attached.get(vif.id), machine, vif)
-        names: set[str] = set()
+            if vif.id not in seen:
+                seen.add(vif.id)
+                self._port(vif.id, attached.get(vif.id), machine, vif)
         for intent in intents:
             name = (intent.attachment.id if intent.attachment else "") or name_of(intent.path)
-            if name not in seen:
-                if name in names:
-                    error = f"another port of the segment has the attachment {name!r}"
-                    self._context.wanted.claim(intent.path, "RealizedLogicalPort", error=error)
-                    continue
-                names.add(name)
+            if name in seen and attached.get(name) is intent:
+                continue
+            holder = names.setdefault(name, intent.path)
+            if holder != intent.path:
+                error = f"the VIF {name!r} is already at {holder}"
+                self._context.wanted.claim(intent.path, "RealizedLogicalPort", error=error)
+            else:
                 self._port(name, intent, None, None)
         self._context.wanted.join(self._context.switches[self._segment.path], "ports", *self._refs)
 
