@@ -8,7 +8,7 @@ from aiohttp import web
 from landbridge.nsx.policy import faults, realization
 from landbridge.nsx.policy.http import CALLER, body
 from landbridge.nsx.policy.service import Page, PolicyService, paged
-from landbridge.nsx.policy.tree import ROOT, collection_of
+from landbridge.nsx.policy.tree import ROOT, collection_of, is_empty_collection
 
 API = "/policy/api/v1"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -61,7 +61,7 @@ def _tree_routes(service: PolicyService) -> list[web.RouteDef]:
         if path == ROOT and {"filter", "base_path"} & request.query.keys():
             kinds, base = request.query.get("filter", ""), request.query.get("base_path", "")
             return web.json_response(await service.whole(kinds, base))
-        if collection_of(path):
+        if collection_of(path) or is_empty_collection(path):
             return web.json_response(await service.list(path, Page.from_query(request.query)))
         return web.json_response(await service.get(path))
 

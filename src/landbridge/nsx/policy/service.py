@@ -18,7 +18,16 @@ from landbridge.nsx.policy.model.base import Intent
 from landbridge.nsx.policy.model.security import Service
 from landbridge.nsx.policy.model.segments import Segment
 from landbridge.nsx.policy.store import Store
-from landbridge.nsx.policy.tree import ROOT, Place, children_of, collection_of, parent_of, place_of
+from landbridge.nsx.policy.tree import (
+    ROOT,
+    Place,
+    children_of,
+    collection_of,
+    is_empty_collection,
+    owner_of,
+    parent_of,
+    place_of,
+)
 
 _T = TypeVar("_T")
 _LARGEST_PAGE = 1000
@@ -121,11 +130,13 @@ class PolicyService:
         """A page of the collection at `path`; Fault 404 if that is none, or its parent isn't there."""
         contents = await self.store.contents()
         place = collection_of(path)
-        if place is None:
+        if place is None and not is_empty_collection(path):
             raise faults.unknown(path)
-        parent = parent_of(place, f"{path}/x")
+        parent = parent_of(place, f"{path}/x") if place else owner_of(path)
         if parent != ROOT and parent not in contents.intents:
             raise faults.missing(parent)
+        if place is None:
+            return paged((), page)
         members: Iterable[Intent]
         if place.embedded:
             service = contents.get(parent, Service)

@@ -118,6 +118,25 @@ PLACES = (
     Place("/infra/settings/firewall/security/exclude-list", security.PolicyExcludeList, Access.UPDATE),
 )
 
+# Collections that clients look into, of types that are not supported here: there is nothing in them.
+EMPTY = (
+    "/infra/context-profiles",
+    "/infra/dhcp-relay-configs",
+    "/infra/ip-blocks",
+    "/infra/ip-pools",
+    "/infra/ipv6-dad-profiles",
+    "/infra/ipv6-ndra-profiles",
+    "/infra/lb-pools",
+    "/infra/lb-services",
+    "/infra/lb-virtual-servers",
+    "/infra/qos-profiles",
+    "/infra/segments/{}/ports/{}/port-qos-profile-binding-maps",
+    "/infra/segments/{}/segment-qos-profile-binding-maps",
+    "/infra/tier-0s/{}/locale-services/{}/bgp/neighbors",
+    "/infra/tier-1s/{}/segments/{}/ports/{}/port-qos-profile-binding-maps",
+    "/infra/tier-1s/{}/segments/{}/segment-qos-profile-binding-maps",
+)
+
 
 def _words(path: str) -> list[str]:
     return path.strip("/").split("/")
@@ -154,6 +173,19 @@ def collection_of(path: str) -> Place | None:
     """What the collection at `path` has for members; None if it is no collection."""
     place = place_of(f"{path.rstrip('/')}/x")
     return None if place is None or place.singleton else place
+
+
+def is_empty_collection(path: str) -> bool:
+    """Whether it is one of a type that is not supported: it may be read, and holds nothing."""
+    words = _words(path)
+    return any(len(words) == len(_words(one)) and _matches(words, _words(one)) for one in EMPTY)
+
+
+def owner_of(path: str) -> str:
+    """The longest path above that is an object's; the root if there is none."""
+    words = _words(path)
+    above = ("/" + "/".join(words[:length]) for length in range(len(words) - 1, 1, -1))
+    return next((one for one in above if place_of(one)), ROOT)
 
 
 def parent_of(place: Place, path: str) -> str:

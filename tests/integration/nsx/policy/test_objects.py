@@ -102,6 +102,17 @@ async def test_unknown_fields_values_paths_and_bodies_are_refused_and_named(api:
         assert (await answer.json())["httpStatus"] == "BAD_REQUEST"
 
 
+async def test_what_is_not_supported_holds_nothing_and_takes_nothing(api: Api) -> None:
+    await api.patch("/infra/segments/plainest", {"metadata_proxy_paths": [], "evpn_tenant_config_path": ""})
+    assert "metadata_proxy_paths" not in await api.get("/infra/segments/plainest")
+    await api.refused("PATCH", "/infra/segments/plainest", {"metadata_proxy_paths": ["/infra/metadata-proxies/m"]})
+    for path in ("/infra/ip-pools", "/infra/segments/plainest/segment-qos-profile-binding-maps"):
+        page = await api.get(path)
+        assert (page["results"], page["result_count"]) == ([], 0)
+        await api.refused("PATCH", f"{path}/one", {}, status=404)
+    await api.refused("GET", "/infra/segments/none/segment-qos-profile-binding-maps", status=404)
+
+
 async def test_a_body_without_end_is_refused(api: Api) -> None:
     endless = b'{"description": "' + b"x" * (33 << 20) + b'"}'
     async with api.session.patch("/policy/api/v1/infra/segments/huge", data=endless) as answer:

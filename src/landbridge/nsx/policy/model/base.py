@@ -6,7 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 
 class Model(BaseModel):
-    """A value inside an object. Explicit nulls are as good as absent: nsxlib sends many."""
+    """A value inside an object.
+
+    Explicit nulls are as good as absent: nsxlib sends many. So are empty values of fields that are not supported here:
+    they ask for nothing.
+    """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
     keeps_empty: ClassVar[bool] = False  # whether empty strings are shown
@@ -14,9 +18,18 @@ class Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            return {key: value for key, value in values.items() if value is not None}
-        return values
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: value
+            for key, value in values.items()
+            if value is not None and (value not in ("", [], {}) or key in cls._known_names())
+        }
+
+    @classmethod
+    def _known_names(cls) -> set[str]:
+        fields = cls.model_fields
+        return fields.keys() | {field.alias for field in fields.values() if field.alias}
 
     @model_serializer(mode="wrap")
     def _leave_out_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
