@@ -42,13 +42,13 @@ def test_the_order_of_the_tree_makes_no_difference() -> None:
 
 def test_a_choice_that_somebody_scribbled_over_is_made_again() -> None:
     tree = [Tier0(path="/infra/tier-0s/a"), Tier1(path="/infra/tier-1s/b", tier0_path="/infra/tier-0s/a")]
-    for scribble in ("nonsense", "10.0.0.0/31", "100.64.0.0/24", ""):
+    for scribble in ("nonsense", "10.0.0.0/30", "100.64.0.0/24", ""):
         wanted = compiled(*tree, present=Present(choices={"/infra/tier-1s/b#uplink": scribble}))
-        assert wanted.rows[Ref("Logical_Router_Port", "/infra/tier-1s/b#uplink")].choice == "100.64.0.0/31"
+        assert wanted.rows[Ref("Logical_Router_Port", "/infra/tier-1s/b#uplink")].choice == "100.64.0.0/30"
 
 
 def test_a_tier_1_for_which_no_transit_is_left_says_so() -> None:
-    tree = [Tier0(path="/infra/tier-0s/a", transit_subnets=["100.64.0.0/30"])]
+    tree = [Tier0(path="/infra/tier-0s/a", transit_subnets=["100.64.0.0/29"])]
     wanted = compiled(*tree, *[Tier1(path=f"/infra/tier-1s/{n}", tier0_path="/infra/tier-0s/a") for n in "bcd"])
     assert errors(wanted, "/infra/tier-1s/c") == [""]
     assert "larger" in errors(wanted, "/infra/tier-1s/d")[0]

@@ -129,9 +129,18 @@ async def test_tenants_reach_each_other_through_the_provider_and_all_is_realised
         assert {realized.state for realized in site.realized(path)} == {RealizationState.REALIZED}, path
 
 
-async def test_the_tier_0_answers_a_ping_to_its_end_of_the_transit(site: Site) -> None:
+async def test_gateways_answer_at_their_ends_of_the_transit_and_pass_each_others_answers_on(site: Site) -> None:
     await two_tenants(site)
-    assert 'output("vif-1")' in await packet(site, "100.64.0.0")
+    await site.put(bound(9, UPLINK, "10.20.3.1"), machines=[machine(9, UPLINK)])
+    networks = {row[0]: row[1] for row in await site.rows("Logical_Router_Port", "name", "networks")}
+    above, below = (networks[f"{T1}:{end}"].split("/")[0] for end in ("downlink", "uplink"))
+    assert 'output("vif-1")' in await packet(site, above)
+    macs = {row[0]: row[1] for row in await site.rows("Logical_Router_Port", "name", "mac")}
+    exceeded = (
+        f'inport == "{T1}:uplink:switch" && eth.src == {macs[f"{T1}:uplink"]} && eth.dst == {macs[f"{T1}:downlink"]}'
+        f" && ip4.src == {below} && ip4.dst == 10.20.3.1 && ip.ttl == 64 && icmp4.type == 11"
+    )
+    assert 'output("vif-9")' in await site.trace(f"{T1}:transit", exceeded, "--minimal")
 
 
 async def test_what_is_not_advertised_is_not_reached(site: Site) -> None:

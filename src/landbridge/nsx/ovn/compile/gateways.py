@@ -1,7 +1,8 @@
 """Tier-0 and tier-1 gateways: a router each, with a port for each segment, uplink and service interface.
 
-Between a tier-1 and its tier-0 is a switch of their own, with a /31 out of the tier-0's transit subnets. Which one is
-written down with the row and stays, whatever other gateways come and go.
+Between a tier-1 and its tier-0 is a switch of their own, with a /30 out of the tier-0's transit subnets. Which one is
+written down with the row and stays, whatever other gateways come and go. Of a /31 OVN takes the second address for its
+broadcast, and drops what comes from there: a tier-1's own answers.
 
 A port with gateway chassis is where the edges work: a tier-0's ports on VLANs, and a tier-1's uplink while it has NAT
 rules. All have their edges in the same order, so that what passes two of them needs no second hop.
@@ -19,7 +20,7 @@ from landbridge.nsx.policy.model.nat import PolicyNatRule
 from landbridge.nsx.policy.model.segments import Segment
 
 _TOP_PRIORITY = 100  # of gateway chassis
-_TRANSIT_LENGTH = 31  # of the prefix between a tier-1 and its tier-0
+_TRANSIT_LENGTH = 30  # of the prefix between a tier-1 and its tier-0
 _ACTIVE_ACTIVE = "OVN has one active edge a port: it runs as ACTIVE_STANDBY, which is what ha_mode should say"
 
 
@@ -72,7 +73,7 @@ def _chassis(node: PolicyEdgeNode) -> str:
 
 
 def _allocate(context: Context, tier0s: dict[str, Tier0]) -> dict[str, IPv4Network]:
-    """A /31 for each tier-1. Those that were chosen before stay; new ones get the lowest that are free."""
+    """A network for each tier-1. Those that were chosen before stay; new ones get the lowest that are free."""
     chosen: dict[str, IPv4Network] = {}
     taken: dict[str, set[IPv4Network]] = {}
     waiting = []
@@ -128,7 +129,7 @@ def _uplink(tier1: str) -> str:
 def _join(context: Context, tier1: Gateway, tier0: Gateway, network: IPv4Network, *, external: bool) -> list[Ref]:
     """The switch between the two, and their ports on it."""
     switch = context.wanted.add("Logical_Switch", f"{tier1.path}#transit", name=f"{tier1.path}:transit")
-    tier1.parent, tier1.above, tier1.below = tier0.path, network[0], network[1]
+    tier1.parent, tier1.above, tier1.below = tier0.path, network[1], network[2]
     if external and not tier1.edges:
         external = False  # each of the rules says what is missing
     up = _leg(
@@ -136,11 +137,11 @@ def _join(context: Context, tier1: Gateway, tier0: Gateway, network: IPv4Network
         tier1,
         switch,
         _uplink(tier1.path),
-        [interface_of(f"{network[1]}/{_TRANSIT_LENGTH}")],
+        [interface_of(f"{tier1.below}/{_TRANSIT_LENGTH}")],
         edges=tier1.edges if external else [],
         choice=str(network),
     )
-    down = _leg(context, tier0, switch, f"{tier1.path}#downlink", [interface_of(f"{network[0]}/{_TRANSIT_LENGTH}")])
+    down = _leg(context, tier0, switch, f"{tier1.path}#downlink", [interface_of(f"{tier1.above}/{_TRANSIT_LENGTH}")])
     return [switch, up, down]
 
 
