@@ -49,6 +49,15 @@ class NeAddress(IxAddress):
     """The network extension appliance of this site; its uplink's port is UDP."""
 
 
+class NsxLogin(_Section):
+    """The NSX manager of a cloud site, whose segments networks are extended to."""
+
+    url: str
+    user: str
+    password_file: Path
+    ca_file: Path
+
+
 class ManagerConfig(_Section):
     """What `python -m landbridge.hcx --config FILE` reads."""
 
@@ -66,6 +75,8 @@ class ManagerConfig(_Section):
     ix: IxAddress
     # None: this site extends no networks.
     ne: NeAddress | None = None
+    # None: networks are extended to port groups of VLANs only.
+    nsx: NsxLogin | None = None
     # A session nobody uses for this long is over (seconds).
     session_timeout: float = Field(default=1800, gt=0)
 

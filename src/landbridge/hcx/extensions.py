@@ -24,6 +24,7 @@ from landbridge.hcx.ne import model as ne
 from landbridge.hcx.ne.client import NeClient
 from landbridge.hcx.pairing import Pairing
 from landbridge.hcx.peer import PeerUnreachable
+from landbridge.hcx.segments import Segments
 from landbridge.hcx.store import Document, Store
 from landbridge.vmodl.client import VCenter, collect
 
@@ -56,6 +57,10 @@ class NetworkExtension(Document):
     source: str
     source_name: str
     destination: str
+    # The cloud's segment (its path), if that is what the destination is.
+    segment: str = ""
+    # The end is to connect the segment's gateway.
+    connect: bool = False
     endpoint: str
 
     def shape(self) -> dict[str, Any]:
@@ -69,10 +74,25 @@ class NetworkExtension(Document):
             "vlanId": self.vlan,
             "operationStatus": {"state": self.state.value, "error": self.error},
             "sourceNetwork": {"networkId": self.source, "networkName": self.source_name},
-            "destinationNetwork": {"networkId": self.destination},
+            "destinationNetwork": {"networkId": self.destination, "segmentPath": self.segment},
             "destination": {"endpointId": self.endpoint},
             "features": {"mobilityOptimizedNetworking": False, "egressOptimization": False},
         }
+
+
+class _CloudHalf(Document):
+    """An extension into a segment, as its cloud manager keeps it."""
+
+    kind: ClassVar[str] = "extension-half"
+    segment: str
+
+    @property
+    def vif(self) -> str:
+        return str(uuid.uuid5(uuid.UUID(self.id), "network extension appliance"))
+
+    @property
+    def port(self) -> str:
+        return f"hcx-{self.id}"
 
 
 class Wanted(BaseModel):
@@ -99,11 +119,18 @@ class Half(BaseModel):
     mtu: int = Field(default=_MTU)
 
 
+class HalfDone(BaseModel):
+    """The segment that the cloud's half is in; empty for a VLAN."""
+
+    segment: str = ""
+
+
 @dataclass(frozen=True)
 class _PortGroup:
     moid: str
     name: str
     vlan: int
+    segment: str
 
 
 _Step = Callable[[NetworkExtension, Report], Awaitable[None]]
@@ -170,12 +197,15 @@ class Extensions:
         await self._store.put(extension)
         return extension, await self._run("Network extension", extension, username, self._realize)
 
-    async def end(self, stretch: str, username: str) -> Job:
-        """End an extension at both sites."""
+    async def end(self, stretch: str, username: str, *, connect: bool = False) -> Job:
+        """End an extension at both sites. `connect`: then the segment's own gateway serves it; the one on premises
+        must be off by then."""
         extension = await self._store.get(NetworkExtension, stretch)
         if extension is None:
             raise ApiFault(404, "Not found", f"no network extension {stretch}")
-        extension.state = State.REMOVING
+        if connect and not extension.segment:
+            raise ApiFault(409, "No gateway", f"{extension.name} does not end in a segment: there is no gateway")
+        extension.state, extension.connect = State.REMOVING, connect
         await self._store.put(extension)
         return await self._run("Remove network extension", extension, username, self._remove)
 
@@ -201,7 +231,10 @@ class Extensions:
         await self._know(NeIntroduction.model_validate(answered["data"]), _CONNECTOR, _CLOUD)
         await report(40)
         half = Half(network=extension.destination, vni=extension.vni)
-        await remote.call("PUT", f"{path}/extensions/{extension.id}", half.model_dump(), extra_time=_APPLIANCE_TIMEOUT)
+        answered = await remote.call(
+            "PUT", f"{path}/extensions/{extension.id}", half.model_dump(), extra_time=_APPLIANCE_TIMEOUT
+        )
+        extension.segment = HalfDone.model_validate(answered["data"]).segment
         await report(70)
         await self._ne.extend(extension.id, ne.Extension(vlan=extension.vlan, vni=extension.vni, mtu=half.mtu))
         extension.state, extension.error = State.REALIZED, ""
@@ -213,7 +246,8 @@ class Extensions:
         await report(50)
         remote = await self._pairing.remote()
         path = f"/interconnect/peers/{self._pairing.endpoint}/extensions/{extension.id}"
-        await remote.call("DELETE", path, extra_time=_APPLIANCE_TIMEOUT)
+        connect = str(extension.connect).lower()
+        await remote.call("DELETE", f"{path}?connect={connect}", extra_time=_APPLIANCE_TIMEOUT)
         await self._store.delete(NetworkExtension, extension.id)
 
     # ------------------------------------------------------------------------------- at the cloud manager
@@ -224,13 +258,39 @@ class Extensions:
         await self._know(them, _CLOUD, _CONNECTOR)
         return ours
 
-    async def extend_half(self, stretch: str, half: Half) -> None:
+    async def extend_half(self, stretch: str, half: Half) -> HalfDone:
         """Our appliance's half of an extension."""
         group = await self._group(half.network)
-        await self._ne.extend(stretch, ne.Extension(vlan=group.vlan, vni=half.vni, mtu=half.mtu))
+        if not group.segment:
+            await self._ne.extend(stretch, ne.Extension(vlan=group.vlan, vni=half.vni, mtu=half.mtu))
+            return HalfDone()
+        segments = self._segments()
+        if await segments.connected(group.segment):
+            raise ApiFault(
+                409, "Gateway connected", f"{group.name} has a gateway, and the extended network has one on premises: "
+                "set `advanced_config.connectivity` of the segment to OFF"
+            )  # fmt: skip
+        ours = _CloudHalf(id=stretch, segment=group.segment)
+        await self._store.put(ours)
+        await segments.add_port(ours.segment, ours.port, ours.vif, f"HCX extension {stretch}")
+        await self._ne.extend(stretch, ne.Extension(vif=ours.vif, vni=half.vni, mtu=half.mtu))
+        return HalfDone(segment=ours.segment)
 
-    async def end_half(self, stretch: str) -> None:
+    async def end_half(self, stretch: str, *, connect: bool = False) -> None:
+        """End our half; `connect`: the segment's gateway serves it from now on."""
         await self._withdraw(stretch)
+        ours = await self._store.get(_CloudHalf, stretch)
+        if ours is None:
+            return
+        await self._segments().remove_port(ours.segment, ours.port)
+        if connect:
+            await self._segments().connect(ours.segment)
+        await self._store.delete(_CloudHalf, stretch)
+
+    def _segments(self) -> Segments:
+        if self._config.nsx is None:
+            raise ApiFault(409, "No NSX", f"{self._config.name} knows no NSX manager: its configuration has no [nsx]")
+        return Segments(self._config.nsx)
 
     # ------------------------------------------------------------------------------- both
 
@@ -271,15 +331,18 @@ class Extensions:
         found = await self._vcenter.run(_port_group, wanted)
         if found is None:
             raise ApiFault(404, "Not found", f"no distributed port group {wanted} in {self._config.vcenter.url}")
-        if found.vlan == 0:
+        if found.segment and self._config.role is Role.CONNECTOR:
+            raise ApiFault(400, "Not supported", f"{found.name} is a segment: port groups of a VLAN are extended")
+        if found.vlan == 0 and not found.segment:
             raise ApiFault(400, "Not supported", f"{found.name} has no VLAN: only port groups of a VLAN are extended")
         return found
 
 
 def _port_group(instance: Any, wanted: str) -> _PortGroup | None:
-    properties = ["name", "config.defaultPortConfig", "config.uplink"]
+    properties = ["name", "config.defaultPortConfig", "config.uplink", "config.segmentId"]
     for item in collect(instance, vim.dvs.DistributedVirtualPortgroup, properties):
         if wanted in (item["obj"]._moId, item.get("name")) and not item.get("config.uplink"):
             vlan = getattr(item["config.defaultPortConfig"].vlan, "vlanId", 0)
-            return _PortGroup(item["obj"]._moId, item["name"], vlan if isinstance(vlan, int) else 0)
+            number = vlan if isinstance(vlan, int) else 0
+            return _PortGroup(item["obj"]._moId, item["name"], number, item.get("config.segmentId") or "")
     return None

@@ -38,9 +38,8 @@ class _Handlers:
 
     async def unextend(self, request: web.Request) -> web.Response:
         asked = {**request.query, **await body(request)}
-        if str(asked.get("connectToLocalRouter", "false")).lower() == "true":
-            raise ApiFault(400, "Not supported", "connecting the network to the cloud's gateway is not supported yet")
-        job = await self._extensions.end(request.match_info["stretch"], request[SESSION])
+        connect = str(asked.get("connectToLocalRouter", "false")).lower() == "true"
+        job = await self._extensions.end(request.match_info["stretch"], request[SESSION], connect=connect)
         return plain({"id": job.id, "jobId": job.id})
 
     # ------------------------------------------------------------------------------- between the managers
@@ -52,12 +51,13 @@ class _Handlers:
 
     async def extend_half(self, request: web.Request) -> web.Response:
         self._check(request)
-        await self._extensions.extend_half(request.match_info["stretch"], await shaped(request, Half))
-        return data({})
+        done = await self._extensions.extend_half(request.match_info["stretch"], await shaped(request, Half))
+        return data(done.model_dump())
 
     async def end_half(self, request: web.Request) -> web.Response:
         self._check(request)
-        await self._extensions.end_half(request.match_info["stretch"])
+        connect = request.query.get("connect") == "true"
+        await self._extensions.end_half(request.match_info["stretch"], connect=connect)
         return data({})
 
     def _check(self, request: web.Request) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
-from landbridge.esx.client import HostUnreachable
+from landbridge.esx.client import HostClient, HostUnreachable
 from landbridge.esx.model import OverlayConfig, PortGroup
 from landbridge.esx.overlay import TransportNode
 from landbridge.esx.switch import Switch
@@ -194,6 +194,28 @@ class Site:
         assert self.central is not None
         database = f"--db=unix:{self.central.northbound}"
         return await execute(self.stage.router, "ovn-nbctl", database, "--wait=hv", "--timeout=20", *command)
+
+    async def join_overlay(self) -> None:
+        """Make the appliance a chassis, as the NSX manager does."""
+        async with HostClient(self.management, 443, Identity(self.state / "nsx")) as nsx:
+            await nsx.configure_overlay(self.overlay_config())
+
+    async def segment_guest(self, segment: str, name: str, mac: str, address: str) -> str:
+        """A guest on a logical switch, at the host that is the other chassis; its port has its address."""
+        assert self.host is not None
+        await self.nbctl("lsp-add", segment, name, "--", "lsp-set-addresses", name, f"{mac} {address}")
+        guest, inside, tap = self.stage.namespace(name), f"{self.stage.prefix}-{self.name}-esx", f"t{name}"
+        run("ip", "-n", guest, "link", "add", "eth0", "address", mac, "type", "veth", "peer", tap, "netns", inside)
+        run("ip", "-n", guest, "addr", "add", f"{address}/24", "dev", "eth0")
+        run("ip", "-n", guest, "link", "set", "eth0", "up")
+        run("ip", "netns", "exec", guest, "ethtool", "-K", "eth0", "tx", "off")
+        # OVN knows the port's segment by its VIF; the host only that it is on one.
+        group = PortGroup(key=segment, name=segment, segment=segment)
+        others = [known for known in self.host.port_groups() if known.key != segment]
+        await self.host.set_port_groups([*others, group])
+        await self.host.plug(tap, segment, mac, vif=name)
+        await self.nbctl("sync")
+        return guest
 
     def issue(self, role: str, addresses: list[str]) -> Identity:
         """A certificate of the site's authority."""

@@ -1,8 +1,10 @@
 """Networks extended through the HCX managers' API: both vCenters, both managers and both appliances are real."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,10 @@ from landbridge.pki import Authority, PeerName
 from tests.integration.hcx.ne import stage as stages
 from tests.integration.hcx.ne.conftest import extend_networks, withdraw_networks
 from tests.integration.hcx.ne.stage import Stage, reaches, silent
-from tests.integration.hcx.sites import Pair, Site, finished
+from tests.integration.hcx.sites import Pair, Site, every, finished
+from tests.integration.nsx.policy.bare import Api
+from tests.integration.nsx.policy.managers import ADMIN, manager
+from tests.integration.nsx.policy.managers import Manager as NsxManager
 
 _VLANS = {"onprem": 700, "cloud": 701}
 
@@ -26,6 +31,7 @@ class Managed:
     sites: Pair
     client: HcxClient
     green: dict[str, str]  # moRef of the port group, by site
+    nsx: Api
 
     def body(self, **changes: Any) -> dict[str, Any]:
         """HCX's, as its PowerShell client makes it."""
@@ -67,7 +73,26 @@ def port_groups(site: Site, groups: dict[str, int]) -> dict[str, str]:
         return {group.name: group._moId for group in switch.portgroup}
 
 
-async def adopt(site: Site, appliance: stages.Site) -> None:
+def nsx_section(nsx: NsxManager, directory: Path) -> str:
+    """What tells a cloud manager of its NSX."""
+    password = directory / "nsx-password"
+    password.write_text(ADMIN[1])
+    password.chmod(0o600)
+    return f'[nsx]\nurl = "{nsx.url}"\nuser = "{ADMIN[0]}"\npassword_file = "{password}"\nca_file = "{nsx.ca}"\n'
+
+
+def segment_group(site: Site, name: str, path: str) -> str:
+    """The port group that NSX's manager makes of a segment in vCenter; its moRef."""
+    with site.content() as content:
+        [switch] = every(content, vim.DistributedVirtualSwitch)
+        group = vim.dvs.DistributedVirtualPortgroup.ConfigSpec(
+            name=name, type="ephemeral", backingType="nsx", logicalSwitchUuid=str(uuid.uuid4()), segmentId=path
+        )
+        finished(switch.AddDVPortgroup_Task(spec=[group]))
+        return next(str(found._moId) for found in switch.portgroup if found.name == name)
+
+
+async def adopt(site: Site, appliance: stages.Site, more: str) -> None:
     """Make the appliance the site's: certificate, configuration; and have the manager know it."""
     name = f"ne.{site.name}"
     who = PeerName(site.name, "ne", name)
@@ -78,7 +103,7 @@ async def adopt(site: Site, appliance: stages.Site) -> None:
     appliance.restart_with(text.replace(f'"{appliance.state / "ne"}"', f'"{directory}"'))
     restart(
         site,
-        f'[ne]\nname = "{name}"\naddress = "{appliance.management}"\nuplink_address = "{appliance.uplink}"\n',
+        f'[ne]\nname = "{name}"\naddress = "{appliance.management}"\nuplink_address = "{appliance.uplink}"\n{more}',
     )
 
 
@@ -91,7 +116,15 @@ def restart(site: Site, section: str) -> None:
 
 
 @pytest.fixture(scope="module")
-async def managed(stage: Stage, sites: Pair) -> AsyncIterator[Managed]:
+async def nsx(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NsxManager]:
+    """The cloud's Policy API."""
+    async with manager(tmp_path_factory.mktemp("nsx")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def managed(stage: Stage, sites: Pair, nsx: NsxManager) -> AsyncIterator[Managed]:
+    await stage.b.join_overlay()
     await withdraw_networks(stage)
     original = [(site.state / "ne.toml").read_text() for site in stage.sites]
     both = ((sites.onprem, stage.a), (sites.cloud, stage.b))
@@ -101,14 +134,16 @@ async def managed(stage: Stage, sites: Pair) -> AsyncIterator[Managed]:
         groups = await asyncio.to_thread(port_groups, site, {"Green": vlan, "Plain": 0})
         green[site.name] = groups["Green"]
         await appliance.add_group("green", vlan)
-        await adopt(site, appliance)
+        login = nsx_section(nsx, site.state) if site is sites.cloud else ""
+        await adopt(site, appliance, login)
     for site, _ in both:
         await site.until("hcx", site.hcx_address)
     client = await sites.logged_in()
     await client.pair(sites.cloud.hcx_url, "admin", sites.cloud.password, accept_certificate=True)
-    made = Managed(stage, sites, client, green)
-    yield made
-    await made.remove()
+    async with Api(nsx, ADMIN) as api:
+        made = Managed(stage, sites, client, green, api)
+        yield made
+        await made.remove()
     for pairing in await made.client.pairings():
         await made.client.unpair(pairing["endpointId"])
     await made.client.close()
@@ -187,3 +222,41 @@ async def test_a_connector_that_dies_goes_on_with_the_extension(managed: Managed
     async with asyncio.timeout(30):
         while (await managed.extensions())[0]["operationStatus"]["state"] != "REALIZED":  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+
+
+async def test_a_network_is_extended_into_a_segment_whose_gateway_takes_over_at_the_end(
+    managed: Managed, guests: tuple[str, str]
+) -> None:
+    await managed.remove()
+    path, nsx, stage = "/infra/segments/green", managed.nsx, managed.stage
+    await nsx.patch("/infra/tier-1s/t1", {})
+    subnets = [{"gateway_address": "10.80.0.254/24"}]
+    await nsx.patch(path, {"connectivity_path": "/infra/tier-1s/t1", "subnets": subnets})
+    group = await asyncio.to_thread(segment_group, managed.sites.cloud, "Green segment", path)
+    body = managed.body(destinationNetwork={"networkId": group})
+
+    answer = await managed.client.call("POST", "/l2Extensions", body)
+    with pytest.raises(HcxError, match="Green segment has a gateway"):
+        await managed.client.finish_job(answer["jobId"])
+    await managed.remove()
+
+    await nsx.patch(path, {"advanced_config": {"connectivity": "OFF"}})
+    answer = await managed.client.call("POST", "/l2Extensions", body)
+    await managed.client.finish_job(answer["jobId"])
+    [port] = (await nsx.get(f"{path}/ports"))["results"]
+    # What NSX's OVN side makes of the segment and its port; it does so beside a host's.
+    vif = port["attachment"]["id"]
+    await stage.b.nbctl("ls-add", "green", "--", "lsp-add", "green", vif, "--", "lsp-set-addresses", vif, "unknown")
+    inside = await stage.b.segment_guest("green", "xs", "02:00:00:00:66:03", "10.80.0.3")
+    assert await reaches(guests[0], "10.80.0.3", within=40)
+    assert await reaches(inside, "10.80.0.1")
+
+    [extension] = await managed.extensions()
+    assert extension["destinationNetwork"]["segmentPath"] == path
+    answer = await managed.client.call(
+        "DELETE", f"/l2Extensions/{extension['stretchId']}", {"connectToLocalRouter": True}
+    )
+    await managed.client.finish_job(answer["jobId"])
+    assert (await nsx.get(path))["advanced_config"]["connectivity"] == "ON"
+    assert (await nsx.get(f"{path}/ports"))["results"] == []
+    assert await silent(guests[0], "10.80.0.3")
