@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -75,6 +76,35 @@ async def test_a_change_that_fails_leaves_nothing(database: str) -> None:
         assert await store.contents() is before
     async with _stores(database) as (store,):
         assert "/infra/services/half" not in (await store.contents()).intents
+
+
+async def test_a_manager_killed_while_it_writes_kept_what_it_said_and_nothing_by_half(database: str) -> None:
+    writer = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.integration.nsx.policy.writing_program",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    said = -1
+    try:
+        writer.stdin.write(f"{database}\n".encode())
+        async with asyncio.timeout(60):
+            while said < 20:
+                said = int(await writer.stdout.readline())
+    finally:
+        writer.kill()
+        rest, _ = await writer.communicate()
+    said = max([said, *(int(line) for line in rest.splitlines() if line)])
+    async with _stores(database) as (store,):
+        kept = {path.removeprefix("/infra/services/") for path in (await store.contents()).intents}
+        # The database is not left locked either.
+        await asyncio.wait_for(store.change(_patch("/infra/services/after-the-kill"), "me"), 30)
+    assert {f"pair-{number}-{half}" for number in range(said + 1) for half in "ab"} <= kept
+    halves = [{path for path in kept if path.startswith("pair-") and path.endswith(half)} for half in "ab"]
+    assert {path[:-1] for path in halves[0]} == {path[:-1] for path in halves[1]}
 
 
 async def test_two_managers_on_one_database_lose_no_update(database: str) -> None:
