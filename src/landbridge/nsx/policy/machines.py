@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from landbridge.nsx.policy import faults
 from landbridge.nsx.policy.contents import Contents, Draft, MachineTags
+from landbridge.nsx.policy.membership import Membership, associations, group
 from landbridge.nsx.policy.model.base import Tag
 from landbridge.nsx.policy.model.security import VirtualMachineTags
 from landbridge.nsx.policy.store import Store
@@ -42,6 +43,19 @@ class Machines:
             if machine.id == identity:
                 return _machine(await self._store.contents(), machine)
         raise faults.missing(f"VirtualMachine/{identity}")
+
+    async def of_group(self, path: str) -> list[dict[str, Any]]:
+        """The VMs of a group; Fault 404 if there is no such group."""
+        contents, known = await self._store.contents(), list(self._fabric.machines())
+        members = Membership(contents, known).of(group(contents, path).path)
+        return [_machine(contents, machine) for machine in known if machine.id in members]
+
+    async def groups_of(self, identity: str) -> list[dict[str, Any]]:
+        """References to the groups of a VM; Fault 404 if there is no such VM."""
+        contents, known = await self._store.contents(), list(self._fabric.machines())
+        if all(machine.id != identity for machine in known):
+            raise faults.missing(f"VirtualMachine/{identity}")
+        return associations(contents, Membership(contents, known), identity)
 
     def vifs(self) -> list[dict[str, Any]]:
         """The NICs of all VMs."""

@@ -51,6 +51,7 @@ def fabric_routes(machines: Machines) -> list[web.RouteDef]:
         web.get("/api/v1/fabric/virtual-machines", all_machines),
         web.post("/api/v1/fabric/virtual-machines", act),
         web.get("/api/v1/fabric/vifs", vifs),
+        *_group_routes(machines),
         web.get(f"{_STATE}/virtual-machines", all_machines),
         web.get(f"{_STATE}/{one}/tags", tags),
         web.post(f"{_STATE}/{one}/tags", replace),
@@ -60,6 +61,23 @@ def fabric_routes(machines: Machines) -> list[web.RouteDef]:
         web.get(f"{_POINT}/{one}/tags", tags),
         web.post(f"{_POINT}/{one}/tags", replace),
         web.get(f"{_POINT}/vifs", vifs),
+    ]
+
+
+def _group_routes(machines: Machines) -> list[web.RouteDef]:
+    async def members(request: web.Request) -> web.Response:
+        found = await machines.of_group(f"/infra/domains/default/groups/{request.match_info['group']}")
+        return _filtered(request, found, ())
+
+    async def groups(request: web.Request) -> web.Response:
+        machine = request.query.get("vm_external_id", "")
+        if not machine:
+            raise faults.invalid("vm_external_id: the request must name a VM")
+        return _filtered(request, await machines.groups_of(machine), ())
+
+    return [
+        web.get("/policy/api/v1/infra/domains/default/groups/{group}/members/virtual-machines", members),
+        web.get("/policy/api/v1/infra/virtual-machine-group-associations", groups),
     ]
 
 

@@ -38,6 +38,52 @@ async def test_machines_and_their_nics_are_shown_with_their_tags(api: Api, machi
     await api.refused("POST", "/api/v1/fabric/virtual-machines?action=paint", {"external_id": machine.id})
 
 
+async def test_a_group_names_its_machines_and_a_machine_its_groups(api: Api, machine: Machine) -> None:
+    def condition(member: str, key: str, operator: str, value: str) -> dict[str, str]:
+        words = {"member_type": member, "key": key, "operator": operator, "value": value}
+        return {"resource_type": "Condition", **words}
+
+    def joined(operator: str) -> dict[str, str]:
+        return {"resource_type": "ConjunctionOperator", "conjunction_operator": operator}
+
+    groups = "/infra/domains/default/groups"
+    tags = {"external_id": machine.id, "tags": [{"scope": "tier", "tag": "db"}]}
+    await api.call("POST", "/api/v1/fabric/virtual-machines?action=update_tags", tags)
+    await api.patch("/infra/segments/homed", {"tags": [{"scope": "zone", "tag": "inner"}]})
+    tagged = condition("VirtualMachine", "Tag", "EQUALS", "tier|db")
+    no, named = (
+        condition("VirtualMachine", "Name", "EQUALS", "no"),
+        condition("VirtualMachine", "Name", "EQUALS", "db-01"),
+    )
+    wanted: dict[str, list[dict[str, object]]] = {
+        "m-tag": [{**tagged}],
+        "m-other-scope": [{**tagged, "value": "env|db"}],
+        "m-not": [{**tagged, "operator": "NOTEQUALS"}],
+        "m-and": [{**tagged}, {**joined("AND")}, {**no}],
+        "m-or": [{**no}, {**joined("AND")}, {**tagged}, {**joined("OR")}, {**named}],
+        "m-segment": [{**condition("Segment", "Tag", "EQUALS", "inner")}],
+        "m-path": [{"resource_type": "PathExpression", "paths": ["/infra/segments/homed"]}],
+        "m-group": [{"resource_type": "PathExpression", "paths": [f"{groups}/m-tag"]}],
+        "m-nested": [{"resource_type": "NestedExpression", "expressions": [tagged, joined("AND"), named]}],
+        "m-id": [{"resource_type": "ExternalIDExpression", "external_ids": [machine.id]}],
+        "m-address": [{"resource_type": "IPAddressExpression", "ip_addresses": ["10.63.0.0/24"]}],
+    }
+    holding = set()
+    for name, expression in wanted.items():
+        await api.patch(f"{groups}/{name}", {"expression": expression})
+        members = await api.get(f"{groups}/{name}/members/virtual-machines")
+        if machine.id in {one["external_id"] for one in members["results"]}:
+            holding.add(name)
+    assert holding == {"m-tag", "m-or", "m-segment", "m-path", "m-group", "m-nested", "m-id"}
+    where = "/infra/virtual-machine-group-associations"
+    found = (await api.get(where, params={"vm_external_id": machine.id}))["results"]
+    assert holding == {one["path"].rsplit("/", 1)[-1] for one in found if "/m-" in one["path"]}
+    await api.refused("GET", f"{where}?vm_external_id={uuid.uuid4()}", status=404)
+    await api.refused("GET", f"{groups}/none/members/virtual-machines", status=404)
+    for name in ("m-group", *(wanted.keys() - {"m-group"})):
+        await api.delete(f"{groups}/{name}")
+
+
 async def test_a_segment_with_machines_on_it_stays(api: Api, nsx: Manager, machine: Machine) -> None:
     await api.patch("/infra/segments/homed", {})
     error = await api.refused("DELETE", "/infra/segments/homed")
