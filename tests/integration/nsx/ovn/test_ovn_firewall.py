@@ -113,9 +113,12 @@ def all_realized(site: Site, intents: list[Intent]) -> bool:
     return all(one.state is RealizationState.REALIZED for intent in intents for one in site.realized(intent.path))
 
 
-async def test_nothing_forbidden_leaves_no_rules_in_ovn(site: Site) -> None:
+async def test_connections_are_remembered_where_nothing_is_forbidden_too(site: Site) -> None:
     await build(site, *default("ALLOW"))
-    assert await site.rows("ACL", "_uuid") == []
+    assert {tuple(row) for row in await site.rows("ACL", "action", "direction")} == {
+        ("allow-related", "from-lport"),
+        ("allow-related", "to-lport"),
+    }
     assert await passes(site, 1, 3)
     assert all_realized(site, default("ALLOW"))
 

@@ -37,7 +37,8 @@ class Leg:
     ref: Ref
     name: str
     networks: list[Interface]
-    external: bool = False  # has gateway chassis: NAT is done here
+    central: bool = False  # has gateway chassis
+    external: bool = False  # and is where NAT is done
     interfaces: tuple[str, ...] = ()  # paths of the interfaces that it is
 
 

@@ -74,15 +74,14 @@ class _Firewall:
         )
 
     def compile(self, rules: list[tuple[SecurityPolicy, Rule]]) -> None:
-        live = [(policy, rule) for policy, rule in rules if not rule.disabled]
-        nothing = all(_passes(rule) for _, rule in live)
         for place, (policy, rule) in enumerate(reversed(rules)):
             priority = _LOWEST + place * 2
             error = self._problem(policy, rule)
             if not error and priority >= _HIGHEST:
                 error = f"OVN has room for {(_HIGHEST - _LOWEST) // 2} rules"
-            # Where nothing is forbidden there is nothing to remember of connections either.
-            if not error and not rule.disabled and not nothing and policy.category != "Ethernet":
+            # Also rules that forbid nothing: with them OVN remembers who began each connection, and a rule that comes
+            # later cuts those under way. Begun to be remembered in the middle, an answer looks like a beginning.
+            if not error and not rule.disabled and policy.category != "Ethernet":
                 self.rows[rule.path] = self._rule(policy, rule, priority)
             self._context.wanted.claim(rule.path, "RealizedFirewallRule", *self.rows.get(rule.path, ()), error=error)
 

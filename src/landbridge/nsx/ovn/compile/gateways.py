@@ -4,8 +4,9 @@ Between a tier-1 and its tier-0 is a switch of their own, with a /30 out of the 
 written down with the row and stays, whatever other gateways come and go. Of a /31 OVN takes the second address for its
 broadcast, and drops what comes from there: a tier-1's own answers.
 
-A port with gateway chassis is where the edges work: a tier-0's ports on VLANs, and a tier-1's uplink while it has NAT
-rules. All have their edges in the same order, so that what passes two of them needs no second hop.
+A port with gateway chassis is where the edges work: a tier-0's ports on VLANs, and both ends of a tier-1's transit
+while it has NAT rules. Both, as the tier-0 is on each host: what it sends down must come to the edge before the tier-1
+sees it. All have their edges in the same order, so that what passes two of them needs no second hop.
 """
 
 from collections.abc import Iterable, Iterator
@@ -141,7 +142,15 @@ def _join(context: Context, tier1: Gateway, tier0: Gateway, network: IPv4Network
         edges=tier1.edges if external else [],
         choice=str(network),
     )
-    down = _leg(context, tier0, switch, f"{tier1.path}#downlink", [interface_of(f"{tier1.above}/{_TRANSIT_LENGTH}")])
+    down = _leg(
+        context,
+        tier0,
+        switch,
+        f"{tier1.path}#downlink",
+        [interface_of(f"{tier1.above}/{_TRANSIT_LENGTH}")],
+        edges=tier1.edges if external else [],
+        translates=False,
+    )
     return [switch, up, down]
 
 
@@ -154,6 +163,7 @@ def _leg(
     *,
     edges: Iterable[str] = (),
     interfaces: tuple[str, ...] = (),
+    translates: bool = True,
     enabled: bool = True,
     mtu: int | None = None,
     choice: str = "",
@@ -192,7 +202,7 @@ def _leg(
     )
     wanted.join(gateway.ref, "ports", port)
     wanted.join(switch, "ports", other)
-    gateway.legs.append(Leg(port, name, networks, bool(chassis), interfaces))
+    gateway.legs.append(Leg(port, name, networks, bool(chassis), bool(chassis) and translates, interfaces))
     return port
 
 

@@ -82,7 +82,7 @@ class _Nat:
         self._before.append(translation)
         rows = []
         for number, columns in enumerate(translation.rows):
-            if len(self._gateway.external()) > 1:
+            if sum(leg.central for leg in self._gateway.legs) > 1:
                 columns["gateway_port"] = frozenset({leg.ref})
             rows.append(self._context.wanted.add("NAT", f"{rule.path}#{number}", **columns))
         self._context.wanted.join(self._gateway.ref, "nat", *rows)
@@ -166,6 +166,11 @@ class _Nat:
         """Port forwarding: one load balancer a protocol, with one backend an outer port."""
         if rule.source_network:
             raise _Unable("OVN can not forward ports for some sources only: leave source_network away")
+        if sum(leg.central for leg in self._gateway.legs) > 1:
+            raise _Unable(
+                "OVN forwards ports at a gateway with one port at the edges, and this one has several (each tier-1 "
+                "with NAT rules makes one): forward the ports at the tier-1"
+            )
         service = self._context.get(rule.service, Service)
         if service is None:
             raise _Unable("translated_ports need a service that says which ports they are of")
