@@ -43,11 +43,11 @@ def login(site: Any, product: str) -> list[str]:
     ]
 
 
-def check_site(site: Any) -> None:
+def check_site(site: Any, *products: str) -> None:
     """Its keys are those that scripts read, its files are there, and nobody else reads the passwords."""
-    assert set(site) == {"ca", "vcenter", "hcx"}
+    assert set(site) == {"ca", *products}
     assert "BEGIN CERTIFICATE" in Path(site["ca"]).read_text()
-    for product in ("vcenter", "hcx"):
+    for product in products:
         assert set(site[product]) == {"url", "user", "password_file"}
         assert site[product]["url"].startswith("https://")
         password = Path(site[product]["password_file"])
@@ -61,8 +61,8 @@ async def test_the_status_says_where_both_sites_are_and_how_to_log_in(stage: Sta
     assert shown["running"] is True
     assert all(process["running"] for process in shown["processes"])
     assert set(shown["sites"]) == {"onprem", "cloud"}
-    for site in shown["sites"].values():
-        check_site(site)
+    check_site(shown["sites"]["onprem"], "vcenter", "hcx")
+    check_site(shown["sites"]["cloud"], "vcenter", "hcx", "nsx")
 
 
 async def test_the_command_line_lists_and_moves_a_vm_with_the_logins_of_the_status(stage: Stage) -> None:
