@@ -398,30 +398,6 @@ class VirtualMachine:
                 self.tap(nic.key), nic.network, nic.mac or "", vif=vif, vm=self.id, active=self.listed
             )
 
-    def segment_nics(self) -> list[Nic]:
-        """The NICs that are VIFs on segments."""
-        switch = self.host.switch
-        return [] if switch is None else [nic for nic in self.config.nics if switch.on_segment(nic.network)]
-
-    async def activate_ports(self) -> None:
-        """Tell OVN that the VIFs of a VM that is moved here are here. May be said twice."""
-        switch = self.host.switch
-        if switch is not None:
-            nics = self.segment_nics()
-            await asyncio.gather(*(switch.activate(self.tap(nic.key), vif_id(self.id, nic.key)) for nic in nics))
-
-    async def deactivate_ports(self) -> None:
-        """Tell OVN that the VIFs of a VM that leaves are not here any more. May be said twice."""
-        switch = self.host.switch
-        if switch is not None:
-            await asyncio.gather(*(switch.deactivate(self.tap(nic.key)) for nic in self.segment_nics()))
-
-    async def bring_up_ports(self) -> None:
-        """Let frames through to the VIFs of a VM that is moved here. May be said twice."""
-        switch = self.host.switch
-        if switch is not None:
-            await asyncio.gather(*(switch.bring_up(self.tap(nic.key)) for nic in self.segment_nics()))
-
     async def unplug(self) -> None:
         """Take all NICs off the switch."""
         if self.host.switch is not None:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 from typing import Any
 
+from landbridge.esx import vifs
 from landbridge.esx.block_watch import BlockWatch
 from landbridge.esx.faults import Fault, as_fault
 from landbridge.esx.inventory import Inventory
@@ -260,7 +261,7 @@ class LiveSource(Source):
         Two chassis that both say that they have a VIF take it from each other, by turns.
         """
         try:
-            await self.vm.deactivate_ports()
+            await vifs.deactivate(self.vm)
         except SwitchError as error:
             _log.error("vMotion %s: OVN was not told that the VM leaves: %s", self.id, error)
 
@@ -268,7 +269,7 @@ class LiveSource(Source):
         if self._releasing is not None:
             await self._releasing
         try:
-            await self.vm.activate_ports()
+            await vifs.activate(self.vm)
         except SwitchError as error:
             _log.error("vMotion %s: OVN was not told that the VM stays: %s", self.id, error)
 

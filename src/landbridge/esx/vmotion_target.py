@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any, Literal
 
+from landbridge.esx import vifs
 from landbridge.esx.block_watch import BlockWatch
 from landbridge.esx.faults import Fault, as_fault
 from landbridge.esx.inventory import Inventory
@@ -270,8 +271,8 @@ class Target(Move):
         switch = self.inventory.host.switch
         config = self.request.config
         nics = [nic for nic in config.nics if switch is not None and switch.on_segment(nic.network)]
-        vifs = [vif_id(config.instance_uuid, nic.key) for nic in nics]
-        return super().view.model_copy(update={"vifs": vifs, "vifs_active": self._ports_active})
+        ids = [vif_id(config.instance_uuid, nic.key) for nic in nics]
+        return super().view.model_copy(update={"vifs": ids, "vifs_active": self._ports_active})
 
     async def open_ports(self) -> None:
         """Both chassis are requested: OVN may know that the VIFs are here too. Fault `InvalidState` once it failed."""
@@ -281,7 +282,7 @@ class Target(Move):
             )
         if not self.record.final:
             # The switchover may be under way and waits for nobody; of a VM that is given up the port is gone.
-            await self.vm.activate_ports()
+            await vifs.activate(self.vm)
             self._ports_active = True
             self.poll.bump()
 
@@ -290,9 +291,9 @@ class Target(Move):
         assert self.vm is not None
         try:
             if self._ports_active:
-                await self.vm.bring_up_ports()
+                await vifs.bring_up(self.vm)
             else:
-                await asyncio.gather(self.vm.bring_up_ports(), self.vm.activate_ports())
+                await asyncio.gather(vifs.bring_up(self.vm), vifs.activate(self.vm))
                 self._ports_active = True
         except SwitchError as error:
             _log.error("vMotion %s: a VIF of the VM has no connection: %s", self.id, error)
