@@ -23,7 +23,7 @@ from landbridge.nsx.policy.model.gateways import (
     Tier1,
 )
 from landbridge.nsx.policy.model.nat import NatAction, PolicyNatRule
-from landbridge.nsx.policy.model.security import Rule, SecurityPolicy
+from landbridge.nsx.policy.model.security import L4PortSetServiceEntry, Rule, SecurityPolicy, Service
 from landbridge.nsx.policy.model.segments import PortAddressBinding, PortAttachment, Segment, SegmentPort, SegmentSubnet
 from landbridge.nsx.snapshot import Machine, Vif
 from tests.integration.esx.cloud import Cloud, run, running_cloud
@@ -159,6 +159,12 @@ async def test_a_tier_0_translates_sources_and_destinations(net: Net) -> None:
     dnat = nat(T0, NatAction.DNAT, destination_network="10.20.3.30", translated_network="10.2.0.10")
     await net.put(dnat)
     assert await net.seen_from("out", "db", "10.20.3.30") == OUTSIDE
+    service = Service(
+        path="/infra/services/echo", service_entries=[L4PortSetServiceEntry(l4_protocol="TCP", destination_ports=["7"])]
+    )
+    fields = {"destination_network": "10.20.3.31", "translated_network": "10.2.0.10", "service": service.path}
+    await net.put(service, nat(T0, NatAction.DNAT, **fields))
+    assert await net.seen_from("out", "db", "10.20.3.31") == OUTSIDE
     await net.put(drop=(dnat.path,))
 
 

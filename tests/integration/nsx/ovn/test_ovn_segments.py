@@ -5,6 +5,7 @@ from ipaddress import ip_address
 from landbridge.nsx.policy.model.dhcp import DhcpServerConfig, DhcpV4StaticBindingConfig
 from landbridge.nsx.policy.model.fabric import PolicyTransportZone
 from landbridge.nsx.policy.model.profiles import MacDiscoveryProfile, SpoofGuardProfile
+from landbridge.nsx.policy.model.security import Condition, Group
 from landbridge.nsx.policy.model.segments import (
     PortAddressBinding,
     PortAttachment,
@@ -125,6 +126,10 @@ async def test_nics_get_addresses_of_the_ranges_and_bindings_theirs(site: Site) 
     assert len(addresses) == 2
     assert addresses <= {"10.1.0.100", "10.1.0.102", "10.1.0.103"}
     assert site.realized(binding.path)[0].state is RealizationState.REALIZED
+    condition = Condition(member_type="VirtualMachine", key="Name", operator="EQUALS", value="vm2")
+    await site.put(Group(path="/infra/domains/default/groups/g", expression=[condition]))
+    sets = await site.sbctl("--bare", "--columns=addresses", "find", "Address_Set", "name!=svc_monitor_mac")
+    assert sets.split() == [given[1][2].split()[1]], "rules know the address that was given out"
     answer = await site.trace(
         WEB,
         'inport == "vif-2" && eth.src == 00:50:56:00:00:02 && eth.dst == ff:ff:ff:ff:ff:ff && ip4.src == 0.0.0.0'
