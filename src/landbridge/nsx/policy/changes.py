@@ -46,7 +46,7 @@ def put(draft: Draft, path: str, body: dict[str, Any]) -> Intent:
     current = existing(draft, path)
     if current is not None and body.get("_revision") != current.revision:
         raise faults.stale(_revision(body), current.revision)
-    _write(draft, place, path, body, replace=True)
+    _write(draft, place, path, body, replace=True, always=True)
     found = existing(draft, path)
     if found is None:
         raise faults.missing(path)
@@ -83,6 +83,8 @@ def delete(draft: Draft, path: str) -> None:
         left = [entry for entry in service.service_entries if entry.path != path]
         draft.put(draft.stamped(service.model_copy(update={"service_entries": left}), service, service.path, ROOT))
         return
+    if place.nested:
+        _renew(draft, parent_of(place, path))
     draft.delete(path)
     # At once, so that the same request can make an object of that path anew.
     for intent in _dying(draft, path):
@@ -163,7 +165,8 @@ def _only(body: dict[str, Any], fields: set[str], path: str) -> None:
         raise faults.invalid(f"{odd[0]}: {path} has no such field")
 
 
-def _write(draft: Draft, place: Place, path: str, body: dict[str, Any], *, replace: bool) -> None:
+def _write(draft: Draft, place: Place, path: str, body: dict[str, Any], *, replace: bool, always: bool = False) -> None:
+    """`replace`: the body is all of it. `always`: a new revision even if nothing changed."""
     parent = parent_of(place, path)
     if parent != ROOT and parent not in draft.intents:
         raise faults.bad_path(parent, f"{path} lives below it and it does not exist")
@@ -183,13 +186,22 @@ def _write(draft: Draft, place: Place, path: str, body: dict[str, Any], *, repla
         raise faults.read_only(path)
     made = derive(_with_entries(draft, made, current, path), path, parent)
     stamped = draft.stamped(_with_ours(draft, made, current), current, path, parent)
-    if current is None or replace or _differs(stamped, current, set()):
+    if current is None or always or _differs(stamped, current, set()):
         draft.put(stamped)
     if current is None:
+        if place.nested:
+            _renew(draft, parent)
         for intent in companions(stamped):
             draft.put(draft.stamped(intent, None, intent.path, path).model_copy(update={"system_owned": True}))
     if nested is not None and (listed is not None or replace):
         _write_nested(draft, nested, path, listed or [], replace=replace)
+
+
+def _renew(draft: Draft, path: str) -> None:
+    """A policy with a rule more or less is another one: who puts the whole of it must not lose a rule unseen."""
+    above = draft.intents.get(path)
+    if above is not None and path not in draft.touched:
+        draft.put(draft.stamped(above, above, path, above.parent_path))
 
 
 # Of the default firewall rules people may change what happens to packets, of other things of the system nothing.
@@ -247,7 +259,7 @@ def _write_nested(draft: Draft, place: Place, parent: str, listed: Any, *, repla
             if current is not None:
                 delete(draft, path)
         else:
-            _write(draft, place, path, one, replace=False)
+            _write(draft, place, path, one, replace=replace)
 
 
 def _fields(body: dict[str, Any], path: str, place: Place) -> dict[str, Any]:

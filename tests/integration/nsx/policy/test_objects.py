@@ -156,7 +156,15 @@ async def test_a_policy_carries_its_rules_and_a_put_drops_those_it_leaves_out(ap
     assert shown["rule_count"] == 2
     assert len({one["rule_id"] for one in shown["rules"]}) == 2
     kept = await api.put(policy, {**shown, "rules": shown["rules"][:1]})
-    assert [one["id"] for one in kept["rules"]] == ["a"]
+    assert [(one["id"], one["_revision"]) for one in kept["rules"]] == [("a", 0)]
+    bare = await api.put(policy, {**kept, "rules": [{"id": "a", "action": "DROP", "_revision": 0}]})
+    assert (bare["rules"][0]["source_groups"], bare["rules"][0]["_revision"]) == (["ANY"], 1)
+    await api.refused("PUT", policy, {**bare, "rules": kept["rules"]}, status=412)
+    # Who has not seen a rule that came meanwhile does not drop it.
+    await api.patch(f"{policy}/rules/unseen", rule)
+    await api.refused("PUT", policy, bare, status=412)
+    await api.delete(f"{policy}/rules/unseen")
+    await api.refused("PUT", policy, bare, status=412)
     await api.refused("GET", f"{policy}/rules/b", status=404)
     await api.delete(policy)
     await api.refused("GET", f"{policy}/rules/a", status=404)
