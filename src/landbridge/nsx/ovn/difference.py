@@ -72,6 +72,15 @@ _ROOTS = ("Logical_Switch", "Logical_Router", "Load_Balancer", "DHCP_Options", "
 _HOLDERS = ("NAT",)
 # A name in these tables is taken once in the whole database.
 _NAMED = frozenset({"Logical_Switch_Port", "Logical_Router_Port", "Address_Set", "Port_Group", "Gateway_Chassis"})
+# The columns of ours that hold references.
+_REFERRING = {
+    "Logical_Switch": ("ports",),
+    "Logical_Switch_Port": ("dhcpv4_options",),
+    "Logical_Router": ("ports", "static_routes", "nat", "load_balancer"),
+    "Logical_Router_Port": ("gateway_chassis",),
+    "NAT": ("allowed_ext_ips", "exempted_ext_ips", "gateway_port"),
+    "Port_Group": ("ports", "acls"),
+}
 # The least size of a set of which only the difference is sent.
 _LARGE = 8
 
@@ -118,9 +127,11 @@ def difference(wanted: Mapping[Ref, Row], tables: Tables) -> Difference:
     made = Difference()
     symbols = {ref: f"row{number}" for number, ref in enumerate(ref for ref in wanted if ref not in here)}
     for ref, row in wanted.items():
-        columns = {column: _resolve(value, here, symbols) for column, value in row.columns.items()}
-        columns["external_ids"] = {KEY: row.key, **({CHOICE: row.choice} if row.choice else {})}
         uuid = here.get(ref)
+        if uuid is not None and _same(row, tables[ref.table][uuid], here):
+            continue
+        columns = {column: _resolve(value, here, symbols) for column, value in row.columns.items()}
+        columns["external_ids"] = _identifiers(row)
         if uuid is None:
             encoded = {column: _encode(value) for column, value in columns.items()}
             made.operations.append({"op": "insert", "table": ref.table, "uuid-name": symbols[ref], "row": encoded})
@@ -152,9 +163,20 @@ def _adopt(wanted: Mapping[Ref, Row], tables: Tables, here: dict[Ref, str]) -> N
                 here[ref] = uuid
 
 
+def _same(row: Row, now: Mapping[str, Any], here: Mapping[Ref, str]) -> bool:
+    """Whether nothing is to do for a row: nearly always so, and for thousands of rows, hence in few steps."""
+    expected = {**now, **COLUMNS[row.table], **row.columns, "external_ids": _identifiers(row)}
+    for column in _REFERRING.get(row.table, ()):
+        if expected[column]:
+            expected[column] = frozenset([here.get(ref) for ref in expected[column]])
+    return expected == now
+
+
+def _identifiers(row: Row) -> dict[str, str]:
+    return {KEY: row.key, CHOICE: row.choice} if row.choice else {KEY: row.key}
+
+
 def _changes(table: str, uuid: str, columns: Mapping[str, Any], row: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    if {**row, **COLUMNS[table], **columns} == row:
-        return
     changed: dict[str, Any] = {}
     mutations: list[list[Any]] = []
     for column, default in (*COLUMNS[table].items(), ("external_ids", {})):

@@ -83,7 +83,9 @@ class _Ports:
         allowed, known = _bound(bindings, mac, bound[1] if bound else "")
         dynamic = self._dhcp.dynamic and bool(mac) and not any("." in ip for ip in known)
         columns: dict[str, Any] = {"name": name}
-        columns["addresses"] = self._addresses(mac, known, dynamic, learning)
+        # A MAC that is beyond an extension is looked for there, as one that nobody here knows.
+        here = vif is None or vif.present
+        columns["addresses"] = self._addresses(mac if here else "", known, dynamic, learning)
         columns["port_security"] = self._security(name, mac, allowed, guard, learning)
         if not self._enabled(intent):
             columns["enabled"] = frozenset({False})
@@ -141,6 +143,8 @@ class _Ports:
 def _bound(bindings: list[PortAddressBinding], mac: str, static: str) -> tuple[list[str], list[str]]:
     """What the port may send from (prefixes too), and its single addresses."""
     allowed: list[str] = [static] if static else []
+    if not bindings:
+        return allowed, allowed
     for binding in bindings:
         if binding.ip_address and (binding.mac_address or mac) == mac:
             allowed += [text_of(network) for network in networks(binding.ip_address)]
