@@ -70,6 +70,8 @@ async def reaches(space: str, address: str, *options: str, within: int = 20) -> 
     while " 1 received" not in (output := await execute(space, "ping", "-c1", "-i0.2", "-w2", *options, address)):
         if asyncio.get_running_loop().time() > deadline:
             print(f"{space} to {address}: {output}")
+            for stage in _stages:
+                await stage.show()
             return False
     return True
 
@@ -311,6 +313,9 @@ class Site:
         self.stage.remove_namespace(name)
 
 
+_stages: list["Stage"] = []
+
+
 class Stage:
     """Both sites and what is between them."""
 
@@ -319,6 +324,7 @@ class Stage:
         self.directory = Path(tempfile.mkdtemp(prefix="lbn"))
         self.namespaces: list[str] = []
         self.router = self.namespace("wan")
+        _stages.append(self)
         self.a = Site(self, "a", 1)
         self.b = Site(self, "b", 2)
 
@@ -354,6 +360,16 @@ class Stage:
 
     def cut_wan(self, cut: bool) -> None:
         run("ip", "-n", self.router, "link", "set", "site2", "down" if cut else "up")
+
+    async def show(self) -> None:
+        """Print where everybody believes which address to be, for who reads why a test failed."""
+        for site in self.sites:
+            print((await site.client.status()).model_dump_json(indent=1))
+            print(await execute(site.appliance, "bridge", "fdb", "show"))
+            print(await execute(site.appliance, "nft", "list", "ruleset"))
+            for control in (site.run / "switch", self.directory / f"{site.name}-ovs"):
+                daemon = str(control / "ovs-vswitchd.ctl")
+                print(control, await execute(self.router, "ovs-appctl", "-t", daemon, "fdb/show", "dvs0"))
 
     async def pair(self) -> None:
         """Give each appliance the other's key."""
