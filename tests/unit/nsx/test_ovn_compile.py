@@ -1,7 +1,7 @@
 """The compiler and the comparison as pure functions: what they make does not depend on who asks when."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,8 @@ from landbridge.nsx.ovn.ovsdb import _Framer
 from landbridge.nsx.ovn.rows import KEY, Present, Ref, Wanted
 from landbridge.nsx.policy.model.base import Intent
 from landbridge.nsx.policy.model.dhcp import DhcpServerConfig
-from landbridge.nsx.policy.model.gateways import Tier0, Tier1
+from landbridge.nsx.policy.model.gateways import LocaleServices, Tier0, Tier1
+from landbridge.nsx.policy.model.security import SecurityPolicy
 from landbridge.nsx.policy.model.segments import PortAttachment, Segment, SegmentPort, SegmentSubnet
 from landbridge.nsx.snapshot import Machine, Snapshot, Vif
 
@@ -52,6 +53,49 @@ def test_a_tier_1_for_which_no_transit_is_left_says_so() -> None:
     wanted = compiled(*tree, *[Tier1(path=f"/infra/tier-1s/{n}", tier0_path="/infra/tier-0s/a") for n in "bcd"])
     assert errors(wanted, "/infra/tier-1s/c") == [""]
     assert "larger" in errors(wanted, "/infra/tier-1s/d")[0]
+
+
+def _kinds(parent: type[Intent]) -> Iterator[type[Intent]]:
+    for kind in parent.__subclasses__():
+        yield from _kinds(kind)
+        if "kind" in vars(kind):
+            yield kind
+
+
+def test_every_kind_of_intent_is_answered_for() -> None:
+    """What nobody claims would be in progress for ever."""
+    # What is above each: most are of no use alone, and say why.
+    above = "/infra/tier-0s/a/locale-services/b"
+    needed = {"segment_path": WEB, "subnets": [{"ip_addresses": ["10.0.0.1"], "prefix_len": 24}]}
+    fields: dict[str, dict[str, Any]] = {
+        "Tier0Interface": needed,
+        "Tier1Interface": needed,
+        "DhcpV4StaticBindingConfig": {"mac_address": "00:50:56:00:00:01", "ip_address": "10.0.0.5", "parent_path": WEB},
+        "StaticRoutes": {
+            "network": "10.9.0.0/16",
+            "next_hops": [{"ip_address": "10.0.0.9"}],
+            "parent_path": "/infra/tier-0s/a",
+        },
+        "PolicyNatRule": {"action": "SNAT", "path": "/infra/tier-0s/a/nat/USER/nat-rules/r"},
+        "PolicyDnsForwarderZone": {"upstream_servers": ["10.0.0.1"]},
+        "PolicyDnsForwarder": {
+            "listener_ip": "10.0.0.1",
+            "default_forwarder_zone_path": "/infra/dns-forwarder-zones/z",
+        },
+        "Rule": {"action": "DROP", "parent_path": "/infra/domains/default/security-policies/p"},
+        "SegmentPort": {"parent_path": WEB},
+        "LocaleServices": {"parent_path": "/infra/tier-0s/a"},
+    }
+    ground = [Segment(path=WEB), Tier0(path="/infra/tier-0s/a"), SecurityPolicy(path=fields["Rule"]["parent_path"])]
+    ground.append(LocaleServices(path=above, parent_path="/infra/tier-0s/a"))
+    entries = {kind.kind for kind in _kinds(Intent) if kind.kind.endswith("ServiceEntry")}
+    for kind in _kinds(Intent):
+        if kind.kind in entries:
+            continue  # parts of their service
+        path = f"/infra/test/{kind.kind}"
+        one = kind.model_validate({"path": path, "parent_path": above, **fields.get(kind.kind, {})})
+        wanted = compiled(*ground, one)
+        assert one.path in {claim.intent_path for claim in wanted.claims}, kind.kind
 
 
 def test_a_vif_is_a_port_once_whoever_else_claims_it() -> None:

@@ -9,10 +9,10 @@ from landbridge.nsx.policy.model.security import Condition, Group
 from landbridge.nsx.policy.model.segments import (
     PortAddressBinding,
     PortAttachment,
+    PortDiscoveryProfileBindingMap,
+    PortSecurityProfileBindingMap,
     Segment,
-    SegmentDiscoveryProfileBindingMap,
     SegmentPort,
-    SegmentSecurityProfileBindingMap,
     SegmentSubnet,
 )
 from landbridge.nsx.snapshot import RealizationState
@@ -85,12 +85,12 @@ async def test_an_appliances_port_learns_macs_and_a_guarded_one_sends_from_its_a
         *ports,
         MacDiscoveryProfile(path="/infra/mac-discovery-profiles/learn", mac_learning_enabled=True),
         SpoofGuardProfile(path="/infra/spoofguard-profiles/guard", address_binding_allowlist=True),
-        SegmentDiscoveryProfileBindingMap(
+        PortDiscoveryProfileBindingMap(
             path=f"{WEB}/ports/ne/segment-port-discovery-profile-binding-maps/m",
             parent_path=f"{WEB}/ports/ne",
             mac_discovery_profile_path="/infra/mac-discovery-profiles/learn",
         ),
-        SegmentSecurityProfileBindingMap(
+        PortSecurityProfileBindingMap(
             path=f"{WEB}/ports/guarded/port-security-profile-binding-maps/m",
             parent_path=f"{WEB}/ports/guarded",
             spoofguard_profile_path="/infra/spoofguard-profiles/guard",

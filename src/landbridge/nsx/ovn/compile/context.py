@@ -4,6 +4,7 @@ import hashlib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import TypeVar
 
@@ -77,8 +78,9 @@ class Context:
             if intent.marked_for_delete:
                 continue
             parent = intent.parent_path or path.rsplit("/", 2)[0]
-            self._by_kind.setdefault(type(intent), []).append(intent)
-            self._below.setdefault((parent, type(intent)), []).append(intent)
+            for kind in _kinds(type(intent)):
+                self._by_kind.setdefault(kind, []).append(intent)
+                self._below.setdefault((parent, kind), []).append(intent)
 
     def of(self, kind: type[_I]) -> Iterator[_I]:
         """All intents of a kind, by path."""
@@ -91,6 +93,12 @@ class Context:
         found = self.snapshot.intents.get(path)
         # isinstance() of pydantic's classes costs as much as all else here.
         return found if type(found) is kind else None
+
+
+@cache
+def _kinds(kind: type[Intent]) -> tuple[type[Intent], ...]:
+    """What an intent is asked for as: a port's binding of profiles is one of a segment's too."""
+    return tuple(one for one in kind.__mro__ if issubclass(one, Intent) and one is not Intent)
 
 
 def mac_of(key: str) -> str:
