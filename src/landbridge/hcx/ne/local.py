@@ -61,6 +61,10 @@ class LocalSide:
             await self._switch.set_port_groups(list({**groups, network: wanted}.values()))
         # It has no address of its own: others' pass.
         await self._switch.plug(port, network, "00:00:00:00:00:00", vif=extension.vif or "")
+        if extension.vlan is not None:
+            # Each VLAN has two ports, so there is nothing to learn; and of an address that moves within half a second
+            # Open vSwitch may believe the older place.
+            await self._control("ovs-vsctl", "add", "bridge", Switch.bridge, "flood_vlans", str(extension.vlan))
 
     async def detach(self, port: str, network: str) -> None:
         """Take the port off, and its interface away."""
@@ -71,3 +75,6 @@ class LocalSide:
     async def forget(self) -> None:
         """Drop what Open vSwitch learnt: it can not forget a single address, and learns all anew in a frame each."""
         await run("ovs-appctl", "--timeout=10", "-t", str(self._run / "ovs-vswitchd.ctl"), "fdb/flush", Switch.bridge)
+
+    async def _control(self, program: str, *command: str) -> str:
+        return await run(program, f"--db=unix:{self._run / 'db.sock'}", "--timeout=15", *command)

@@ -8,6 +8,7 @@ from tests.integration.hcx.ne.conftest import RED_VNI, Guests
 from tests.integration.hcx.ne.stage import Site, Stage, execute, reaches, run, silent
 
 _MAC = "02:00:00:00:77:01"
+_MOVED = "02:00:00:00:77:02"
 _SEND_FRAMES = """
 import socket, sys
 interface, destination, count = sys.argv[1], bytes.fromhex(sys.argv[2]), int(sys.argv[3])
@@ -111,18 +112,18 @@ async def test_an_address_at_both_sites_is_reported(stage: Stage, guests: Guests
 
 
 async def test_a_silent_vm_that_crossed_is_reached_once_its_address_is_flushed(stage: Stage, guests: Guests) -> None:
-    await stage.a.guest("ma", "10.50.0.9", "red", mac=_MAC)
+    await stage.a.guest("ma", "10.50.0.9", "red", mac=_MOVED)
     for guest in (guests.red_a, guests.red_b):
         assert await reaches(guest, "10.50.0.9")
-        run("ip", "-n", guest, "neigh", "replace", "10.50.0.9", "lladdr", _MAC, "dev", "eth0", "nud", "permanent")
+        run("ip", "-n", guest, "neigh", "replace", "10.50.0.9", "lladdr", _MOVED, "dev", "eth0", "nud", "permanent")
     await stage.a.remove_guest("ma")
-    moved = await stage.b.guest("mb", "10.50.0.9", "red", mac=_MAC)
+    moved = await stage.b.guest("mb", "10.50.0.9", "red", mac=_MOVED)
     try:
         for site in stage.sites:
             await forget(site)
         assert await silent(guests.red_a, "10.50.0.9")
         for site in stage.sites:
-            await site.client.flush([_MAC])
+            await site.client.flush([_MOVED])
             await forget(site)
         assert await reaches(guests.red_a, "10.50.0.9")
         assert await reaches(moved, "10.50.0.1")
