@@ -69,8 +69,11 @@ class LocalSide:
     async def detach(self, port: str, network: str) -> None:
         """Take the port off, and its interface away."""
         await self._switch.unplug(port)
-        groups = [group for group in self._switch.port_groups() if group.key != network]
-        await self._switch.set_port_groups(groups)
+        groups = {group.key: group for group in self._switch.port_groups()}
+        ended = groups.pop(network, None)
+        await self._switch.set_port_groups(list(groups.values()))
+        if ended is not None and not ended.segment:
+            await self._control("ovs-vsctl", "remove", "bridge", Switch.bridge, "flood_vlans", str(ended.vlan))
 
     async def forget(self) -> None:
         """Drop what Open vSwitch learnt: it can not forget a single address, and learns all anew in a frame each."""
