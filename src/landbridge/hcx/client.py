@@ -139,6 +139,17 @@ class HcxClient:
     async def pairings(self) -> list[dict[str, Any]]:
         return list((await self.call("GET", "/cloudConfigs"))["data"]["items"])
 
+    async def extensions(self) -> list[dict[str, Any]]:
+        """Network extensions, in HCX's form."""
+        return list((await self.call("GET", "/l2Extensions"))["items"])
+
+    async def extend(self, source: str, destination: str) -> str:
+        """Extend a network into one of the other site (ids of distributed port groups); its id when it is done."""
+        networks = {"sourceNetwork": {"networkId": source}, "destinationNetwork": {"networkId": destination}}
+        started = await self.call("POST", "/l2Extensions", networks)
+        await self.finish_job(started["jobId"])
+        return str(started["stretchId"])
+
     async def pair(self, url: str, user: str, password: str, *, accept_certificate: bool = False) -> None:
         """Pair with the cloud manager at `url` and wait until the mesh is there.
 

@@ -22,10 +22,10 @@ from typing import Any
 from landbridge.esx import accel
 from landbridge.fleet.machine import MachineError
 from landbridge.lab.configuration import Secrets, service_configuration
-from landbridge.lab.inventory import prepare_site
+from landbridge.lab.inventory import await_network, prepare_site
 from landbridge.lab.network import Network
 from landbridge.lab.nsx import prepare_nsx
-from landbridge.lab.pairing import pair_sites
+from landbridge.lab.pairing import extend_network, pair_sites
 from landbridge.lab.topology import Node, Site, Topology
 from landbridge.pki import Authority, PeerName
 
@@ -34,6 +34,7 @@ _MODULES = {
     "vcenter": "landbridge.vcenter",
     "hcx": "landbridge.hcx",
     "ix": "landbridge.hcx.ix",
+    "ne": "landbridge.hcx.ne",
     "nsx": "landbridge.nsx",
     "edge": "landbridge.nsx.edge",
 }
@@ -104,6 +105,8 @@ class Lab:
                 group.create_task(self._start_site(site, say))
         await pair_sites(self)
         say("HCX: the sites are paired and the service mesh is up")
+        await extend_network(self)
+        say("HCX: the VM network is extended from the site on premises into the segment")
 
     async def _start_site(self, site: Site, say: Callable[[str], None]) -> None:
         for node in site.nodes:
@@ -113,10 +116,11 @@ class Lab:
                 group.create_task(self.wait_ready(node))
         say(f"{site.name}: {len(site.esx)} hosts, vCenter, HCX manager and interconnect answer")
         await asyncio.to_thread(prepare_site, self.login(site.name, "vcenter"), site, self.topology.vlan)
-        say(f"{site.name}: {site.datacenter}/{site.cluster} has its hosts and the network")
+        say(f"{site.name}: {site.datacenter}/{site.cluster} has its hosts and its switch")
         if site.has_nsx:
             await prepare_nsx(self.login(site.name, "nsx"), site)
-            say(f"{site.name}: NSX has its tier-0 and tier-1")
+            await asyncio.to_thread(await_network, self.login(site.name, "vcenter"), site)
+            say(f"{site.name}: NSX has its tier-0, its tier-1 and a segment for the network to be extended")
 
     def _equip(self, site: Site, node: Node) -> None:
         """Certificate, passwords and configuration file of a node; those that are there stay."""

@@ -52,6 +52,7 @@ def _nsx(site: Site, node: Node, _home: Path, kept: Secrets) -> dict[str, Any]:
         "administrator": {"user": "admin", "password_file": kept.nsx_password},
         "vcenter": _vcenter_login(site, kept),
         "edges": [{"name": site.nsx_edge.full_name, "address": site.nsx_edge.management}],
+        "appliances": [{"name": site.ne.full_name, "address": site.ne.management}],
     }
 
 
@@ -77,6 +78,21 @@ def _hcx(site: Site, node: Node, _home: Path, kept: Secrets) -> dict[str, Any]:
             "address": site.ix.management,
             "uplink_address": site.ix.leg("uplink").address,
         },
+        "ne": {
+            "name": site.ne.full_name,
+            "address": site.ne.management,
+            "uplink_address": site.ne.leg("uplink").address,
+        },
+        **({"nsx": _nsx_login(site, kept)} if site.has_nsx else {}),
+    }
+
+
+def _nsx_login(site: Site, kept: Secrets) -> dict[str, Any]:
+    return {
+        "url": f"https://{site.nsx.management}",
+        "user": "admin",
+        "password_file": kept.nsx_password,
+        "ca_file": kept.ca,
     }
 
 
@@ -89,6 +105,19 @@ def _vcenter_login(site: Site, kept: Secrets) -> dict[str, Any]:
     }
 
 
+def _ne(_site: Site, node: Node, _home: Path, _kept: Secrets) -> dict[str, Any]:
+    leg = (
+        {"trunk": {"interface": "trunk0"}}
+        if node.tep is None
+        else {"overlay": {"interface": "tep0", "address": str(node.tep.interface)}}
+    )
+    return {
+        "management": {"address": node.management},
+        "uplink": {"address": node.leg("uplink").address, "interface": "uplink"},
+        **leg,
+    }
+
+
 def _ix(_site: Site, node: Node, _home: Path, _kept: Secrets) -> dict[str, Any]:
     return {
         "management": {"address": node.management},
@@ -97,7 +126,7 @@ def _ix(_site: Site, node: Node, _home: Path, _kept: Secrets) -> dict[str, Any]:
     }
 
 
-_SECTIONS = {"esx": _esx, "vcenter": _vcenter, "hcx": _hcx, "ix": _ix, "nsx": _nsx, "edge": _edge}
+_SECTIONS = {"esx": _esx, "vcenter": _vcenter, "hcx": _hcx, "ix": _ix, "ne": _ne, "nsx": _nsx, "edge": _edge}
 
 
 def datastore_name(node: Node) -> str:

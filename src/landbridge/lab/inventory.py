@@ -5,6 +5,7 @@ Blocking, as pyVmomi is: call it in a thread.
 
 import contextlib
 import ssl
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 SWITCH = "DSwitch"
 PORT_GROUP = "VM Network"
 _NUM_PORTS = 128
+_NETWORK_TIMEOUT = 60.0  # seconds
+_POLL = 0.2
 
 
 @contextlib.contextmanager
@@ -50,8 +53,20 @@ def prepare_site(login: "Login", site: Site, vlan: int) -> None:
         )
         _add_hosts(cluster, site)
         switch = child(datacenter.networkFolder, SWITCH) or _create_switch(datacenter, cluster)
-        if not any(group.name == PORT_GROUP for group in switch.portgroup):
+        # In the private cloud it is a segment of NSX, which makes the port group.
+        if not site.has_nsx and not any(group.name == PORT_GROUP for group in switch.portgroup):
             WaitForTask(switch.AddDVPortgroup_Task(spec=[_port_group(vlan)]))
+
+
+def await_network(login: "Login", site: Site) -> None:
+    """Wait until the VM network is there; TimeoutError if it is not in time."""
+    deadline = time.monotonic() + _NETWORK_TIMEOUT
+    with vsphere(login) as service:
+        datacenter = child(service.content.rootFolder, site.datacenter)
+        while not any(network.name == PORT_GROUP for network in datacenter.network):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"NSX gave {site.datacenter} no network {PORT_GROUP!r} in {_NETWORK_TIMEOUT:.0f} s")
+            time.sleep(_POLL)
 
 
 def child(folder: Any, name: str) -> Any:

@@ -1,8 +1,9 @@
 """The lab's wires: bridges, edges, the WAN and its firewalls, each in a network namespace.
 
 Per site a `fabric` (one bridge for each network) and an `edge` (routes between the site's networks, filters the
-WAN). Only two conversations cross the WAN: the interconnect appliances on TCP 4500, and the connector's manager to
-the cloud's on TCP 443; an edge rejects all else. This machine's own interface in a site leads into that site alone.
+WAN). Only three conversations cross the WAN: the interconnect appliances on TCP 4500, those of the network extension on
+UDP 4500, and the connector's manager to the cloud's on TCP 443; an edge rejects all else. This machine's own interface
+in a site leads into that site alone.
 """
 
 import asyncio
@@ -48,7 +49,6 @@ class Network:
         async with asyncio.TaskGroup() as group:
             for site in self._topology.sites:
                 group.create_task(self._build_site(site))
-        await self._join_vm_networks()
         await self._build_client()
 
     async def _build_wan(self) -> None:
@@ -101,6 +101,7 @@ class Network:
         rules = self._topology.run_dir / f"{site.name}-edge.nft"
         rules.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = site.ix.leg("uplink").address, peer.ix.leg("uplink").address
+        our_ne, their_ne = site.ne.leg("uplink").address, peer.ne.leg("uplink").address
         rules.write_text(
             f"""flush ruleset
 table ip edge {{
@@ -110,6 +111,7 @@ table ip edge {{
         iifname != {{ "wan", "lab" }} oifname != {{ "wan", "lab" }} accept
         iifname "lab" oifname != "wan" ip saddr {site.visitor.address} accept
         ip saddr {{ {ours}, {theirs} }} ip daddr {{ {ours}, {theirs} }} tcp dport 4500 accept
+        ip saddr {{ {our_ne}, {their_ne} }} ip daddr {{ {our_ne}, {their_ne} }} udp dport 4500 accept
         ip saddr {connector.hcx.management} ip daddr {cloud.hcx.management} tcp dport 443 accept
         meta l4proto tcp reject with tcp reset
         reject with icmp admin-prohibited
@@ -126,6 +128,8 @@ table ip edge {{
             await _wire(machine, leg.network, fabric, f"{node.name}.{leg.network}", bridge=leg.network)
         if node.role == "esx":
             await _wire(machine, "uplink0", fabric, f"{node.name}.up", bridge=_VM_TRUNK)
+        if node.role == "ne" and node.tep is None:
+            await _wire(machine, "trunk0", fabric, f"{node.name}.trunk", bridge=_VM_TRUNK)
         if node.role == "edge":
             await _wire(machine, "uplink0", fabric, f"{node.name}.up", bridge="t0")
         if node.tep is not None:
@@ -140,8 +144,9 @@ table ip edge {{
     def _routes_out(self, site: Site, node: Node) -> list[str]:
         """The one address across the WAN that a machine may know, if any; hosts and vCenters know none."""
         peer = self._topology.peer(site)
-        if node.role == "ix":
-            return [f"route replace {peer.ix.leg('uplink').address} via {site.gateway('uplink').address}"]
+        if node.role in ("ix", "ne"):
+            there = peer.ix if node.role == "ix" else peer.ne
+            return [f"route replace {there.leg('uplink').address} via {site.gateway('uplink').address}"]
         if node.role == "hcx":
             return [f"route replace {peer.hcx.management} via {site.gateway('mgmt').address}"]
         return []
@@ -156,12 +161,6 @@ table ip edge {{
         await run(*f"ip link set {name} up".split())
         gateway = site.gateway("lab").address
         await run(*f"ip route replace {site.network} via {gateway} src {site.visitor.address}".split())
-
-    async def _join_vm_networks(self) -> None:
-        """One layer 2 over both sites' VM networks: the lab's stand-in for a network extension."""
-        first, second = (self.machine(site.name, "fabric") for site in self._topology.sites)
-        await _wire(first, "join", second, "join", bridge=_VM_TRUNK)
-        await first.links(f"link set join master {_VM_TRUNK} up")
 
     async def _build_client(self) -> None:
         """A machine on the VM network: its own switch, as every host has, and an interface plugged into it."""

@@ -2,6 +2,7 @@
 
 tier-0 `TNT-T0`: uplink on the VLAN segment `TNT-uplink`, default route to the site's edge
 tier-1 `TNT-T1`: connected to it, its connected segments, static routes and NAT addresses advertised
+segment `VM Network`: without a gateway, for the network that is extended from the site on premises
 """
 
 import ssl
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from landbridge.lab.inventory import PORT_GROUP
 from landbridge.lab.topology import Site
 
 if TYPE_CHECKING:
@@ -82,7 +84,13 @@ def _infra(site: Site, vlan_zone: str, edge_cluster: str) -> dict[str, Any]:
         "transport_zone_path": vlan_zone,
         "vlan_ids": ["0"],
     }
-    children = [_child("Segment", segment), _child("Tier0", tier0), _child("Tier1", tier1)]
+    extended = {"resource_type": "Segment", "id": "VM-Network", "display_name": PORT_GROUP}
+    children = [
+        _child("Segment", segment),
+        _child("Segment", extended),
+        _child("Tier0", tier0),
+        _child("Tier1", tier1),
+    ]
     return {"resource_type": "Infra", "children": children}
 
 

@@ -3,7 +3,7 @@
 Each site has a /22 laid out as Azure VMware Solution does:
 
     .0.0/26    management: vCenter .0.2, NSX manager .0.3, its edge .0.4, HCX manager .0.9
-    .0.64/26   HCX management: the interconnect appliance
+    .0.64/26   HCX management: the appliances for interconnect and network extension
     .1.0/25    host management          .1.128/25  vMotion
     .3.0/26    HCX uplink               .3.64/26   this machine's way into the site (the lab's own)
     .3.128/26  uplink of NSX's tier-0   .3.192/26  tunnel endpoints of NSX's overlay
@@ -39,7 +39,7 @@ class Leg:
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of a site. `role` is the component it runs: `esx`, `vcenter`, `hcx`, `ix`, `nsx`, `edge`.
+    """A machine of a site. `role` is the component it runs: `esx`, `vcenter`, `hcx`, `ix`, `ne`, `nsx`, `edge`.
 
     `tep`: its tunnel endpoint in NSX's overlay, if it is a transport node; the component gives the address to a bridge.
     """
@@ -120,6 +120,12 @@ class Site:
         return Node(self.name, "ix", "ix", legs)
 
     @property
+    def ne(self) -> Node:
+        """The network extension's appliance."""
+        legs = (self._leg("hcx-mgmt", 3), self._leg("uplink", 3))
+        return Node(self.name, "ne", "ne", legs, self._leg("tep", 3) if self.has_nsx else None)
+
+    @property
     def has_nsx(self) -> bool:
         """Whether NSX serves the site: the private cloud's."""
         return self.role == "cloud"
@@ -153,7 +159,7 @@ class Site:
     @property
     def nodes(self) -> list[Node]:
         managed = [self.nsx, self.nsx_edge] if self.has_nsx else []
-        return [self.vcenter, self.hcx, self.ix, *managed, *self.esx]
+        return [self.vcenter, self.hcx, self.ix, self.ne, *managed, *self.esx]
 
 
 @dataclass(frozen=True)

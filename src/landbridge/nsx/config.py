@@ -47,6 +47,8 @@ class ManagerConfig(_Section):
     # The distributed switch of it that segments become port groups of; empty: the first.
     switch: str = ""
     edges: list[EdgeAddress] = []
+    # Others that are chassis and no hosts: HCX's appliances that extend networks into segments.
+    appliances: list[EdgeAddress] = []
 
     @classmethod
     def load(cls, path: Path) -> "ManagerConfig":

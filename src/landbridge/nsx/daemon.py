@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -47,7 +48,7 @@ class Manager:
         self.reconciler = Reconciler(Northbound(self.central.northbound), self.snapshots.newer)
         remote = self.central.southbound_remote
         assert remote is not None  # there is an address to listen on
-        edges = {edge.address: edge.name for edge in config.edges}
+        edges = {node.address: node.name for node in (*config.edges, *config.appliances)}
         self.nodes = TransportNodes(self._identity, remote, edges, self._fabric_changed, self._settled)
         self._runner: web.AppRunner | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -108,7 +109,7 @@ class Manager:
         seen = self.compute.seen
         where = {vif.id: machine.host for machine in seen.machines.values() for vif in machine.vifs}
         self.nodes.follow(seen.hosts.values(), where)
-        self.snapshots.fabric(seen.machines, self.nodes.moves)
+        self.snapshots.fabric(_placed(seen.machines, self.nodes.foreign), self.nodes.moves)
         self.groups.look()
 
     async def _settled(self) -> None:
@@ -128,3 +129,13 @@ class Manager:
     def _present_groups(self) -> Iterable[SegmentGroup] | None:
         ready = self.compute.seen.complete and self._wanted is not None
         return self.compute.seen.groups.values() if ready else None
+
+
+def _placed(machines: Mapping[str, Machine], foreign: Collection[str]) -> dict[str, Machine]:
+    """VIFs of VMs at hosts that stand for another site are not here: their VMs run there."""
+    return {
+        key: replace(machine, vifs=tuple(replace(vif, present=False) for vif in machine.vifs))
+        if machine.host in foreign
+        else machine
+        for key, machine in machines.items()
+    }

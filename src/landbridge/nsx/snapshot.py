@@ -23,6 +23,8 @@ class Vif:
     mac: str
     segment: str  # path of the segment
     addresses: tuple[str, ...] = ()  # as the guest's tools report them
+    # Not while its VM is at another site, and on its way here at most: its MAC is then beyond an extension.
+    present: bool = True
 
 
 @dataclass(frozen=True)

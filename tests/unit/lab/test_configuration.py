@@ -7,17 +7,21 @@ import pytest
 
 from landbridge.esx.settings import Settings
 from landbridge.hcx.config import IxConfig, ManagerConfig
+from landbridge.hcx.ne.config import NeConfig
 from landbridge.lab.configuration import Secrets, service_configuration
 from landbridge.lab.topology import Node, Topology
 from landbridge.nsx.config import ManagerConfig as NsxConfig
 from landbridge.nsx.edge.node import EdgeConfig
 from landbridge.vcenter.config import Config
 
-READERS: dict[str, Callable[[Path], Settings | Config | ManagerConfig | IxConfig | NsxConfig | EdgeConfig]] = {
+READERS: dict[
+    str, Callable[[Path], Settings | Config | ManagerConfig | IxConfig | NeConfig | NsxConfig | EdgeConfig]
+] = {
     "esx": Settings.load,
     "vcenter": Config.load,
     "hcx": ManagerConfig.load,
     "ix": IxConfig.load,
+    "ne": NeConfig.load,
     "nsx": NsxConfig.load,
     "edge": EdgeConfig.load,
 }

@@ -47,6 +47,7 @@ class TransportNodes:
         self._where: dict[str, str] = {}
         self._moves: dict[str, tuple[str, ...]] = {}
         self._loose: set[asyncio.Task[None]] = set()
+        self.foreign: set[str] = set()  # addresses of hosts that stand for another site
         self.chassis: dict[str, str] = {}  # name of the chassis by the address of its host
 
     @property
@@ -93,6 +94,8 @@ class TransportNodes:
             status = await client.overlay()
         except HostError as error:
             if error.status in _NOT_OURS:  # HCX's mobility agent is a host of vCenter, and none of NSX
+                self.foreign.add(address)
+                self._changed()
                 return False
             raise
         if not status.transport_node:
@@ -108,7 +111,7 @@ class TransportNodes:
         seen = await client.events(0, 0)
         epoch, number = seen.epoch, seen.events[-1].seq if seen.events else 0
         for vmotion in await client.vmotions():
-            if vmotion.phase not in _FINAL:
+            if vmotion.phase not in _FINAL or self._moves.keys() & set(vmotion.vifs):
                 await self._look(client, address, vmotion.id)
         while True:
             news = await client.events(number, _WAIT)
