@@ -165,7 +165,7 @@ class TestHost:
             await asyncio.sleep(0.05)
 
     async def close(self) -> None:
-        """End the agent and every QEMU it left."""
+        """End the agent, every QEMU it left, and its switch."""
         if self._process is not None and self._process.returncode is None:
             await self.kill()
         await self.client.close()
@@ -173,6 +173,10 @@ class TestHost:
             if (pid := lock_holder(pid_file)) is not None:
                 os.kill(pid, signal.SIGKILL)
                 await asyncio.to_thread(_wait_for_end, pid_file)
+        # The agent is dead: it starts none of them again.
+        for pid_file in (self.run / "switch").glob("*.pid"):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int(pid_file.read_text()), signal.SIGKILL)
         with contextlib.suppress(AdminError):  # an agent that never came up has no relay
             os.kill(await Admin(self.run / "relay" / "admin").pid(), signal.SIGKILL)
 

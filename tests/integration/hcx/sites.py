@@ -362,8 +362,9 @@ class Pair:
     def __init__(self) -> None:
         self._engines = contextlib.ExitStack()
         self.base = Path(tempfile.mkdtemp(prefix="lbh", dir="/tmp"))
-        second = 20 + os.getpid() % 200
-        third = secrets.randbelow(120)
+        # Below those of `tests.integration.esx.hosts`; two workers of one run never have the same third number.
+        second = 20 + os.getpid() % 100
+        third = 2 * secrets.randbelow(60) + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
         self.onprem = Site("onprem", "connector", f"127.{second}.{2 * third}", self.base / "on", self.base / "r" / "on")
         self.cloud = Site("cloud", "cloud", f"127.{second}.{2 * third + 1}", self.base / "cl", self.base / "r" / "cl")
 

@@ -398,9 +398,15 @@ class Stage:
             log = site.state / "ne.log"
             print(f"{log}:\n{log.read_text() if log.exists() else ''}")
         for name in self.namespaces:
-            for pid in run("ip", "netns", "pids", name).split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+            # Again until none is left: a daemon starts engines that die before it.
+            while pids := run("ip", "netns", "pids", name).split():
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+                for site in self.sites:
+                    if site.process is not None:
+                        site.process.poll()
+                await asyncio.sleep(0.05)
             run("ip", "netns", "delete", name)
         for site in self.sites:
             if site.process is not None:

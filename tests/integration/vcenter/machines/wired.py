@@ -35,9 +35,6 @@ async def wired_site(directory: Path, letter: str) -> AsyncIterator[Site]:
     try:
         async with running_site(directory, place) as site:
             yield site
-            for pid_file in (site.agents[0].run / "switch").glob("*.pid"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid_file.read_text()), 9)
     finally:
         # The link by itself: the namespace lives on unseen for as long as a process in it does.
         for command in (f"link delete {space}m", f"netns delete {space}"):
