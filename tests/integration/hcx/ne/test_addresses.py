@@ -73,7 +73,8 @@ async def test_a_cable_beside_the_extension_is_noticed_and_one_end_blocks(stage:
 
 
 async def test_broadcasts_above_the_limit_do_not_cross(stage: Stage, guests: Guests) -> None:
-    await send(guests.red_a, "eth0", "ffffffffffff", 20000)
+    # Behind Open vSwitch, which loses most of so many on a busy machine before they are above any limit.
+    await send(stage.a.appliance, f"np{RED_VNI}", "ffffffffffff", 20000)
     await stage.a.until_network("red", lambda network: network.storm_dropped > 0)
     assert await reaches(guests.red_a, "10.50.0.2")
 
