@@ -11,6 +11,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from landbridge.esx.commands import CommandError, run_command
 from landbridge.fleet.machine import Machine, MachineError, ServiceState
 
 _POLL = 0.05  # seconds, where the kernel can not tell us
@@ -138,26 +139,10 @@ class NamespaceMachine(Machine):
 
 async def run(*argv: str, timeout: float = 30, content: str | None = None) -> str:
     """Run a program on this machine to its end; its standard output, or MachineError with its complaint."""
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.PIPE if content is not None else asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
     try:
-        output, errors = await asyncio.wait_for(
-            process.communicate(content.encode() if content is not None else None), timeout
-        )
-    except TimeoutError:
-        raise MachineError(f"{' '.join(argv)}: did not end in {timeout:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        complaint = errors.decode(errors="replace").strip() or f"exit status {process.returncode}"
-        raise MachineError(f"{' '.join(argv)}: {complaint}{' in: ' + content if content else ''}")
-    return output.decode(errors="replace")
+        return await run_command(*argv, content=content, timeout=timeout)
+    except CommandError as error:
+        raise MachineError(f"{error}{' in: ' + content if content else ''}") from error
 
 
 def _command_line(pid: int) -> list[bytes]:

@@ -1,35 +1,9 @@
-"""Programs the appliance runs to their end: `ip`, `bridge`, `nft`, `wg`, `ethtool`. Arguments never hold a secret."""
+"""Programs the appliance runs to their end: `ip`, `bridge`, `nft`, `wg`, `ethtool`."""
 
-import asyncio
+from landbridge.esx.commands import CommandError as CommandError
+from landbridge.esx.commands import run_command
 
-_TIMEOUT = 20.0  # seconds
-
-
-class CommandError(Exception):
-    """A program did not do what was asked; its complaint."""
-
-
-async def run(*argv: str, content: str | None = None) -> str:
-    """Standard output of a program that got `content` on its standard input."""
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.PIPE if content is not None else asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        output, errors = await asyncio.wait_for(
-            process.communicate(content.encode() if content is not None else None), _TIMEOUT
-        )
-    except TimeoutError:
-        raise CommandError(f"{' '.join(argv)}: no end in {_TIMEOUT:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        raise CommandError(f"{' '.join(argv)}: {errors.decode(errors='replace').strip() or process.returncode}")
-    return output.decode(errors="replace")
+run = run_command
 
 
 async def links(*commands: str) -> None:

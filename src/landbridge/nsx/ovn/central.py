@@ -13,24 +13,25 @@ to the southbound one by mutual TLS, and its role `ovn-controller` lets each cha
 its certificate's common name is.
 """
 
-import asyncio
-import contextlib
 import json
 import logging
 from pathlib import Path
 
-from landbridge.nsx.ovn.daemon import CentralError, Daemon, execute, first_exit
+from landbridge.esx.daemons import Daemons
 from landbridge.pki import Identity
 
 _log = logging.getLogger(__name__)
 
 _SCHEMAS = Path("/usr/share/ovn")
-_RESTART_PAUSE = 1.0  # seconds between attempts to start a daemon that does not come up
 _PORT = 6642
 # Chassis far away must not be given up while their machine is merely busy.
 _INACTIVITY_PROBE = 60_000  # milliseconds
 # The southbound server's options, and the columns of its table SSL that they are read from.
 _SSL = {"private-key": "private_key", "certificate": "certificate", "ca-cert": "ca_cert"}
+
+
+class CentralError(Exception):
+    """OVN's central part could not do what was asked: what, and what the engine said."""
 
 
 class Central:
@@ -56,14 +57,10 @@ class Central:
         self._state = state_dir
         self._identity = identity
         self._listen = listen
-        self._namespace = namespace
-        self._databases = {
-            "nb": Daemon("ovsdb-server", "ovnnb", run_dir, namespace),
-            "sb": Daemon("ovsdb-server", "ovnsb", run_dir, namespace),
-        }
-        self._northd = Daemon("ovn-northd", "ovn-northd", run_dir, namespace)
-        self._lock = asyncio.Lock()
-        self._watcher: asyncio.Task[None] | None = None
+        self._daemons = Daemons("OVN's central part", run_dir, CentralError, namespace=namespace)
+        self._daemons.add("ovnnb", self._start_northbound)
+        self._daemons.add("ovnsb", self._start_southbound)
+        self._daemons.add("ovn-northd", self._start_northd)
 
     @property
     def northbound(self) -> Path:
@@ -82,64 +79,57 @@ class Central:
 
     def pids(self) -> dict[str, int | None]:
         """The processes by name: ovnnb, ovnsb, ovn-northd."""
-        return {daemon.name: daemon.pid() for daemon in self._daemons()}
+        return self._daemons.pids()
 
     async def start(self) -> None:
         """Bring the daemons up, or find those that run, and keep them up until `close` or `stop`."""
         self._state.mkdir(parents=True, exist_ok=True)
         self._run.mkdir(parents=True, exist_ok=True)
         self._run.chmod(0o700)
-        async with self._lock:
-            await self._start_daemons()
-        if self._watcher is None:
-            self._watcher = asyncio.create_task(self._keep_up(), name="OVN central watcher")
+        await self._daemons.start()
+        # One that ran already may listen as an earlier configuration said.
+        await self._open_to_chassis()
+        self._daemons.watch()
 
     async def close(self) -> None:
         """Let go of the daemons, which go on."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
-            self._watcher = None
+        await self._daemons.close()
 
     async def stop(self) -> None:
         """End the daemons. The databases stay."""
-        await self.close()
-        async with self._lock:
-            for daemon in reversed(self._daemons()):
-                await daemon.stop()
+        await self._daemons.stop()
 
     # -- daemons --------------------------------------------------------------------------------------------
 
-    def _daemons(self) -> list[Daemon]:
-        return [*self._databases.values(), self._northd]
+    async def _start_northbound(self) -> None:
+        await self._start_database("nb")
 
-    async def _start_daemons(self) -> None:
-        for which, daemon in self._databases.items():
-            if daemon.pid() is None:
-                await self._start_database(which, daemon)
-        if self._listen is not None:
-            await self._open_to_chassis()
-        await self._northd.start(f"--ovnnb-db=unix:{self.northbound}", f"--ovnsb-db=unix:{self.southbound}")
+    async def _start_southbound(self) -> None:
+        remotes = ["--remote=db:OVN_Southbound,SB_Global,connections"]
+        remotes += [f"--{option}=db:OVN_Southbound,SSL,{column}" for option, column in _SSL.items()]
+        await self._start_database("sb", *remotes)
+        await self._open_to_chassis()
 
-    async def _start_database(self, which: str, daemon: Daemon) -> None:
-        file, schema = self._state / f"ovn{which}.db", _SCHEMAS / f"ovn-{which}.ovsschema"
+    async def _start_northd(self) -> None:
+        databases = (f"--ovnnb-db=unix:{self.northbound}", f"--ovnsb-db=unix:{self.southbound}")
+        await self._daemons.daemon("ovn-northd", *databases, self._daemons.unixctl("ovn-northd"))
+
+    async def _start_database(self, which: str, *remotes: str) -> None:
+        name = f"ovn{which}"
+        file, schema = self._state / f"{name}.db", _SCHEMAS / f"ovn-{which}.ovsschema"
         socket = self._run / f"{which}.sock"
         if not file.exists():
             await self._execute("ovsdb-tool", "create", str(file), str(schema))
-        remotes = [f"--remote=punix:{socket}"]
-        if which == "sb":
-            remotes += ["--remote=db:OVN_Southbound,SB_Global,connections"]
-            remotes += [f"--{option}=db:OVN_Southbound,SSL,{column}" for option, column in _SSL.items()]
-        await daemon.start(str(file), *remotes)
-        await self._execute(f"ovn-{which}ctl", f"--db=unix:{socket}", "--timeout=15", "init")
+        options = (f"--remote=punix:{socket}", *remotes, self._daemons.unixctl(name))
+        await self._daemons.daemon(name, str(file), *options, program="ovsdb-server")
         if (await self._execute("ovsdb-client", "needs-conversion", f"unix:{socket}", str(schema))).strip() == "yes":
             _log.info("converting %s to the schema of the OVN that is installed", file)
             await self._execute("ovsdb-client", "convert", f"unix:{socket}", str(schema))
 
     async def _open_to_chassis(self) -> None:
         """The listener and its certificates, as rows; written only if they differ, since writing drops connections."""
-        assert self._identity is not None
+        if self._listen is None or self._identity is None:
+            return
         wanted_ssl = [str(path) for path in (self._identity.key, self._identity.certificate, self._identity.ca)]
         target = f"pssl:{_PORT}:{self._listen}"
         ssl = await self._list("SSL", "private_key,certificate,ca_cert,ssl_protocols")
@@ -159,19 +149,4 @@ class Central:
         return await self._execute("ovn-sbctl", f"--db=unix:{self.southbound}", "--timeout=15", *arguments)
 
     async def _execute(self, *arguments: str) -> str:
-        return await execute(*arguments, run_dir=self._run)
-
-    async def _keep_up(self) -> None:
-        """Sleep until a daemon dies, start it again, and so on. Nothing is polled."""
-        while True:
-            try:
-                async with self._lock:
-                    await self._start_daemons()
-                    pids = [pid for pid in self.pids().values() if pid is not None]
-            except (CentralError, OSError) as error:
-                _log.error("OVN's central part does not start: %s", error)
-                await asyncio.sleep(_RESTART_PAUSE)
-                continue
-            if len(pids) == len(self._daemons()):
-                await first_exit(pids)
-            _log.warning("OVN's central part in %s lost a process; starting it again", self._run)
+        return await self._daemons.execute(*arguments)
