@@ -1,14 +1,14 @@
-"""Which VMs belong to which groups, as people ask it. The rules are the realising side's: AND binds closer than OR."""
+"""Which VMs belong to which groups, as people ask it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from landbridge.nsx.policy import faults
 from landbridge.nsx.policy.contents import Contents
 from landbridge.nsx.policy.model.base import Intent
+from landbridge.nsx.policy.model.criteria import holds, joined, named, tagged
 from landbridge.nsx.policy.model.security import (
     Condition,
-    ConjunctionOperator,
     Expression,
     ExternalIDExpression,
     Group,
@@ -17,16 +17,6 @@ from landbridge.nsx.policy.model.security import (
 )
 from landbridge.nsx.policy.model.segments import Segment, SegmentPort
 from landbridge.nsx.snapshot import Machine
-
-_Tags = Iterable[tuple[str, str]]
-_COMPARE: dict[str, Callable[[str, str], bool]] = {
-    "EQUALS": lambda have, want: have == want,
-    "NOTEQUALS": lambda have, want: have != want,
-    "CONTAINS": lambda have, want: want in have,
-    "STARTSWITH": lambda have, want: have.startswith(want),
-    "ENDSWITH": lambda have, want: have.endswith(want),
-}
-_NAMES = {"Name": "name", "OSName": "os_name", "ComputerName": "computer_name"}
 
 
 class Membership:
@@ -56,18 +46,7 @@ class Membership:
         return self._known[path]
 
     def _evaluate(self, expressions: Iterable[Expression], above: tuple[str, ...]) -> frozenset[str]:
-        terms: list[frozenset[str]] = []
-        both = False
-        for expression in expressions:
-            if isinstance(expression, ConjunctionOperator):
-                both = expression.conjunction_operator == "AND"
-                continue
-            found = self._one(expression, above)
-            if both and terms:
-                terms[-1] &= found
-            else:
-                terms.append(found)
-        return frozenset().union(*terms)
+        return joined(expressions, lambda one: self._one(one, above), frozenset[str]())
 
     def _one(self, expression: Expression, above: tuple[str, ...]) -> frozenset[str]:
         match expression:
@@ -87,28 +66,13 @@ class Membership:
             return frozenset(key for key, machine in self._machines.items() if self._holds_machine(condition, machine))
         kinds: dict[str, type[Intent]] = {"Group": Group, "Segment": Segment, "SegmentPort": SegmentPort}
         kind = kinds.get(condition.member_type)
-        held = (one.path for one in self._contents.of(kind) if _holds(condition, one)) if kind else ()
+        held = (one.path for one in self._contents.of(kind) if holds(condition, one)) if kind else ()
         return frozenset[str]().union(*(self.of(path, above) for path in held))
 
     def _holds_machine(self, condition: Condition, machine: Machine) -> bool:
         if condition.key == "Tag":
-            return _tagged(condition, self._contents.machine_tags.get(machine.id, ()))
-        return _COMPARE[condition.operator](getattr(machine, _NAMES[condition.key]), condition.value)
-
-
-def _holds(condition: Condition, intent: Intent) -> bool:
-    if condition.key == "Tag":
-        return _tagged(condition, ((tag.scope, tag.tag) for tag in intent.tags))
-    return condition.key == "Name" and _COMPARE[condition.operator](intent.display_name, condition.value)
-
-
-def _tagged(condition: Condition, tags: _Tags) -> bool:
-    """Whether one of the tags is the condition's, `scope|tag` or a tag of any scope. NOTEQUALS: none is."""
-    scope, bar, value = condition.value.rpartition("|")
-    compare = _COMPARE["EQUALS" if condition.operator == "NOTEQUALS" else condition.operator]
-    in_scope = condition.scope_operator == "EQUALS"
-    found = any((not bar or (tag[0] == scope) is in_scope) and compare(tag[1], value) for tag in tags)
-    return found is not (condition.operator == "NOTEQUALS")
+            return tagged(condition, self._contents.machine_tags.get(machine.id, ()))
+        return named(condition, machine)
 
 
 def group(contents: Contents, path: str) -> Group:

@@ -1,18 +1,14 @@
-"""Groups: their members as a port group, and as sets of the addresses that OVN does not know from its ports.
+"""Groups: their members as a port group, and as sets of the addresses that OVN does not know from its ports."""
 
-Between two operators AND binds closer than OR, as criteria do in NSX.
-"""
-
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from landbridge.nsx.ovn.compile.addresses import plain
 from landbridge.nsx.ovn.compile.context import Context, name_of
 from landbridge.nsx.ovn.rows import Ref
-from landbridge.nsx.policy.model.base import Tag
+from landbridge.nsx.policy.model.criteria import holds, is_tag, joined, named
 from landbridge.nsx.policy.model.security import (
     Condition,
-    ConjunctionOperator,
     Expression,
     ExternalIDExpression,
     Group,
@@ -22,14 +18,6 @@ from landbridge.nsx.policy.model.security import (
     PathExpression,
 )
 from landbridge.nsx.policy.model.segments import Segment, SegmentPort
-
-_COMPARE: dict[str, Callable[[str, str], bool]] = {
-    "EQUALS": lambda have, want: have == want,
-    "NOTEQUALS": lambda have, want: have != want,
-    "CONTAINS": lambda have, want: want in have,
-    "STARTSWITH": lambda have, want: have.startswith(want),
-    "ENDSWITH": lambda have, want: have.endswith(want),
-}
 
 
 @dataclass(frozen=True)
@@ -123,19 +111,7 @@ class Groups:
     # -- expressions ----------------------------------------------------------------------------------------
 
     def _evaluate(self, expressions: Iterable[Expression], above: tuple[str, ...]) -> Members:
-        whole, part = Members(), None
-        both = False
-        for expression in expressions:
-            if isinstance(expression, ConjunctionOperator):
-                both = expression.conjunction_operator == "AND"
-                continue
-            found = self._one(expression, above)
-            if part is not None and both:
-                part &= found
-            else:
-                whole = whole | part if part is not None else whole
-                part = found
-        return whole | part if part is not None else whole
+        return joined(expressions, lambda one: self._one(one, above), Members())
 
     def _one(self, expression: Expression, above: tuple[str, ...]) -> Members:
         match expression:
@@ -168,7 +144,7 @@ class Groups:
         if condition.member_type == "Group":
             found = Members()
             for group in self._context.of(Group):
-                if _holds(condition, group.display_name or group.id, group.tags):
+                if holds(condition, group):
                     found |= self.members(group.path, above)
             return found
         if condition.member_type == "IPSet":
@@ -185,48 +161,26 @@ class Groups:
             found = (
                 self._of_segment.get(segment.path, ())
                 for segment in self._context.of(Segment)
-                if _holds(condition, segment.display_name or segment.id, segment.tags)
+                if holds(condition, segment)
             )
             return [place for places in found for place in places]
         return [
             self._of_path[port.path]
             for port in self._context.of(SegmentPort)
-            if port.path in self._of_path and _holds(condition, port.display_name or port.id, port.tags)
+            if port.path in self._of_path and holds(condition, port)
         ]
 
     def _machines(self, condition: Condition) -> Iterable[int]:
         if condition.key == "Tag":
-            holders = (places for tag, places in self._of_tag.items() if _is(condition, tag))
+            holders = (places for tag, places in self._of_tag.items() if is_tag(condition, tag))
             found = set[int]().union(*holders)
             if condition.operator == "NOTEQUALS":
                 return set[int]().union(*self._of_machine.values()) - found
             return found
-        name = {"Name": "name", "OSName": "os_name", "ComputerName": "computer_name"}[condition.key]
-        compare, value = _COMPARE[condition.operator], condition.value
         machines = self._context.snapshot.machines
         return [
             place
             for identifier, places in self._of_machine.items()
-            if compare(getattr(machines[identifier], name), value)
+            if named(condition, machines[identifier])
             for place in places
         ]
-
-
-def _holds(condition: Condition, name: str, tags: Iterable[Tag]) -> bool:
-    if condition.key == "Tag":
-        return _tagged(condition, [(tag.scope, tag.tag) for tag in tags])
-    return condition.key == "Name" and _COMPARE[condition.operator](name, condition.value)
-
-
-def _tagged(condition: Condition, tags: Iterable[tuple[str, str]]) -> bool:
-    """Whether one of the tags is the condition's. NOTEQUALS: none is."""
-    return any(_is(condition, tag) for tag in tags) is not (condition.operator == "NOTEQUALS")
-
-
-def _is(condition: Condition, tag: tuple[str, str]) -> bool:
-    """Whether this is the condition's tag: its value is `scope|tag`, or a tag of any scope."""
-    scope, bar, value = condition.value.rpartition("|")
-    operator = "EQUALS" if condition.operator == "NOTEQUALS" else condition.operator
-    if bar and (tag[0] == scope) is not (condition.scope_operator == "EQUALS"):
-        return False
-    return _COMPARE[operator](tag[1], value)
