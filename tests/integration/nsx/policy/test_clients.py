@@ -75,12 +75,6 @@ async def test_nsxlib_builds_a_tenants_network_and_reads_its_errors(nsx: Manager
     assert found["left"] == []
 
 
-def _seen(error: Any) -> tuple[int, int, str]:
-    """HTTP status, NSX's code and its message: the client's class has no fields for them, but keeps the answer."""
-    value = error.get_error_value()
-    return error.get_status_code(), value.get_field("error_code").value, value.get_field("error_message").value
-
-
 def _vcf_network(nsx: Manager) -> dict[str, Any]:
     config, model = vcf.connect(nsx, ADMIN), vcf.model
     dhcp = model.DhcpServerConfig(server_addresses=["10.61.0.2/24"])
@@ -125,9 +119,9 @@ async def test_broadcoms_client_builds_a_network_and_sees_stale_and_used_objects
     assert found["segment"].revision == 0
     assert found["nat"].translated_network == "10.61.0.9"
     assert (found["replaced"].revision, found["replaced"].description) == (1, "second")
-    assert _seen(found["stale"])[:2] == (412, 604)
-    assert _seen(found["missing"])[:2] == (404, 600)
-    status, code, message = _seen(found["in_use"])
+    assert vcf.answered(found["stale"])[:2] == (412, 604)
+    assert vcf.answered(found["missing"])[:2] == (404, 600)
+    status, code, message = vcf.answered(found["in_use"])
     assert (status, code) == (400, 500030)
     assert "/infra/segments/vc-web" in message
 
@@ -203,7 +197,7 @@ async def test_broadcoms_client_tags_machines_and_unknown_ones_are_not_found(nsx
         machines.remove_virtual_machine_tags(update(machine.id, ("env", "test")))
         with pytest.raises(model.ApiError) as missing:
             machines.add_virtual_machine_tags(update(str(uuid.uuid4()), ("a", "b")))
-        assert _seen(missing.value)[0] == 404
+        assert vcf.answered(missing.value)[0] == 404
         return machines.list_virtual_machines(external_id=machine.id)
 
     (seen,) = (await asyncio.to_thread(tag)).results
@@ -220,7 +214,7 @@ async def test_broadcoms_client_is_refused_with_a_wrong_password(nsx: Manager) -
 
     with pytest.raises(vcf.model.ApiError) as refused:
         await asyncio.to_thread(read, "wrong")
-    assert _seen(refused.value)[:2] == (403, 403)
+    assert vcf.answered(refused.value)[:2] == (403, 403)
     with pytest.raises(requests.HTTPError):
         await asyncio.to_thread(vcf.connect_with_session, nsx, ("nobody", "wrong"))
     assert (await asyncio.to_thread(read, ADMIN[1])).result_count >= 0

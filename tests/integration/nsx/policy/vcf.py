@@ -1,11 +1,10 @@
 """Broadcom's own client of NSX, vcf-nsx, against a manager: Basic credentials, or a session."""
 
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import requests
-
-from tests.integration.nsx.policy.managers import Manager
 
 # Its modules have no types; imported so, they are `Any` all the way.
 model: Any = import_module("vcf.nsx.model_client")
@@ -20,21 +19,30 @@ _connect: Any = import_module("vmware.vapi.lib.connect")
 _credentials: Any = import_module("vmware.vapi.security.user_password")
 
 
-def _web(manager: Manager) -> requests.Session:
+class Where(Protocol):
+    """Where a manager is, and whose certificates it shows."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def ca(self) -> Path: ...
+
+
+def _web(manager: Where) -> requests.Session:
     web = requests.Session()
     web.trust_env = False
     web.verify = str(manager.ca)
     return web
 
 
-def connect(manager: Manager, user: tuple[str, str]) -> Any:
+def connect(manager: Where, user: tuple[str, str]) -> Any:
     """A configuration for the client's services, with Basic credentials on each call."""
     connector = _connect.get_requests_connector(_web(manager), msg_protocol="rest", url=manager.url, timeout=30)
     connector.set_security_context(_credentials.create_user_password_security_context(*user))
     return _stub.StubConfiguration(connector)
 
 
-def connect_with_session(manager: Manager, user: tuple[str, str]) -> Any:
+def connect_with_session(manager: Where, user: tuple[str, str]) -> Any:
     """The same after a login, with cookie and token."""
     web = _web(manager)
     form = {"j_username": user[0], "j_password": user[1]}
@@ -44,3 +52,9 @@ def connect_with_session(manager: Manager, user: tuple[str, str]) -> Any:
     return _stub.StubConfiguration(
         _connect.get_requests_connector(web, msg_protocol="rest", url=manager.url, timeout=30)
     )
+
+
+def answered(error: Any) -> tuple[int, int, str]:
+    """HTTP status, NSX's code and its message: the client's class has no fields for them, but keeps the answer."""
+    value = error.get_error_value()
+    return error.get_status_code(), value.get_field("error_code").value, value.get_field("error_message").value
