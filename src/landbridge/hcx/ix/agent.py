@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 
-from landbridge.esx.model import ApiError, IncomingVm, OutgoingVm, PortGroup, RegisterVm
+from landbridge.esx.model import IncomingVm, OutgoingVm, PortGroup, RegisterVm
+from landbridge.hcx.appliance_faults import fault_answers
 from landbridge.hcx.config import IxConfig
 from landbridge.hcx.ix import host
 from landbridge.hcx.ix.events import EventLog, Kind
@@ -59,7 +60,7 @@ class MobilityAgent:
 
     def _application(self) -> web.Application:
         roles = allow_roles(self._config.site, "vcenter", "hcx")
-        application = web.Application(middlewares=[roles, _faults, _manager_only])
+        application = web.Application(middlewares=[roles, fault_answers(_known), _manager_only])
         application.add_routes(
             [
                 web.get("/v1/host", self._host),
@@ -226,27 +227,15 @@ async def _manager_only(request: web.Request, handler: _Handler) -> web.StreamRe
     return await handler(request)
 
 
-@web.middleware
-async def _faults(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except MoveError as error:
-        return _fault(error.status, error.type, str(error))
-    except NotPaired as error:
-        return _fault(409, "InvalidState", str(error))
-    except RelayError as error:
-        return _fault(503, "SystemError", f"the relay: {error}")
-    except (ValidationError, ValueError, TypeError) as error:
-        return _fault(400, "InvalidArgument", str(error))
-    except web.HTTPException:
-        raise
-    except Exception as error:
-        _log.exception("%s %s", request.method, request.path)
-        return _fault(500, "SystemError", f"{type(error).__name__}: {error}")
-
-
-def _fault(status: int, kind: str, message: str) -> web.Response:
-    return web.json_response(text=ApiError(type=kind, message=message).model_dump_json(), status=status)
+def _known(error: Exception) -> tuple[int, str, str] | None:
+    match error:
+        case MoveError():
+            return error.status, error.type, str(error)
+        case NotPaired():
+            return 409, "InvalidState", str(error)
+        case RelayError():
+            return 503, "SystemError", f"the relay: {error}"
+    return None
 
 
 async def _json(request: web.Request) -> dict[str, Any]:

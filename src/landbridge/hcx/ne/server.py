@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 
-from landbridge.esx.model import ApiError, OverlayConfig
+from landbridge.esx.model import OverlayConfig
 from landbridge.esx.switch import SwitchError
+from landbridge.hcx.appliance_faults import fault_answers
 from landbridge.hcx.ne.appliance import Appliance
 from landbridge.hcx.ne.commands import CommandError
 from landbridge.hcx.ne.config import NeConfig
@@ -32,7 +33,7 @@ class Server:
 
     async def start(self) -> None:
         roles = allow_roles(self._config.site, "hcx", "nsx")
-        application = web.Application(middlewares=[roles, _faults, _own_routes])
+        application = web.Application(middlewares=[roles, fault_answers(_known), _own_routes])
         application.add_routes(
             [
                 web.get("/v1/status", self._status),
@@ -109,26 +110,13 @@ async def _own_routes(request: web.Request, handler: _Handler) -> web.StreamResp
     return await handler(request)
 
 
-@web.middleware
-async def _faults(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except NeError as error:
-        return _fault(error.status, error.type, str(error))
-    except (ValidationError, ValueError) as error:
-        return _fault(400, "InvalidArgument", str(error))
-    except (CommandError, SwitchError, OSError) as error:
-        _log.exception("%s %s", request.method, request.path)
-        return _fault(500, "SystemError", str(error))
-    except web.HTTPException:
-        raise
-    except Exception as error:
-        _log.exception("%s %s", request.method, request.path)
-        return _fault(500, "SystemError", f"{type(error).__name__}: {error}")
-
-
-def _fault(status: int, kind: str, message: str) -> web.Response:
-    return web.json_response(text=ApiError(type=kind, message=message).model_dump_json(), status=status)
+def _known(error: Exception) -> tuple[int, str, str] | None:
+    match error:
+        case NeError():
+            return error.status, error.type, str(error)
+        case CommandError() | SwitchError() | OSError():
+            return 500, "SystemError", str(error)
+    return None
 
 
 def _network(request: web.Request) -> str:
